@@ -1,0 +1,161 @@
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "vmm/core/bus.h"
+#include "vmm/core/event_loop.h"
+#include "vmm/core/log.h"
+#include "vmm/core/spec_string.h"
+#include "vmm/core/state.h"
+
+namespace minivmm {
+namespace {
+
+class NullDevice final : public IoDevice {
+ public:
+  std::string_view name() const override { return "null"; }
+  IoStatus read(uint64_t, std::span<std::byte>) override { return IoStatus::ok; }
+  IoStatus write(uint64_t, std::span<const std::byte>) override { return IoStatus::ok; }
+};
+
+TEST(Bus, FindsOnlyAccessesThatLieWholeInARange) {
+  Bus bus;
+  NullDevice device;
+  ASSERT_TRUE(bus.insert({0x100, 0x10, &device}));
+  BusView view(bus);
+  EXPECT_NE(view.find(0x10c, 4), nullptr);
+  EXPECT_EQ(view.find(0x10e, 4), nullptr);
+  EXPECT_EQ(view.find(0xff, 2), nullptr);
+}
+
+TEST(Bus, RefusesOverlap) {
+  Bus bus;
+  NullDevice device;
+  ASSERT_TRUE(bus.insert({0x100, 0x10, &device}));
+  EXPECT_FALSE(bus.insert({0x10f, 1, &device}));
+  EXPECT_FALSE(bus.insert({~uint64_t{0}, 2, &device}));
+  EXPECT_TRUE(bus.insert({0x110, 1, &device}));
+}
+
+TEST(Bus, AViewSeesAMoveAtItsNextLookup) {
+  Bus bus;
+  NullDevice device;
+  ASSERT_TRUE(bus.insert({0x100, 0x10, &device}));
+  BusView view(bus);
+  ASSERT_NE(view.find(0x100, 1), nullptr);
+  bus.remove(0x100, &device);
+  ASSERT_TRUE(bus.insert({0x200, 0x10, &device}));
+  EXPECT_EQ(view.find(0x100, 1), nullptr);
+  EXPECT_NE(view.find(0x200, 1), nullptr);
+}
+
+TEST(SpecString, SplitsHeadAndSettings) {
+  const SpecString spec("--disk", "/a=b,,c.img,readonly=on,serial=x", {"readonly", "serial"});
+  EXPECT_EQ(spec.head(), "/a=b,c.img");
+  EXPECT_TRUE(spec.get_switch("readonly", false));
+  EXPECT_EQ(spec.get("serial"), "x");
+}
+
+TEST(SpecString, NamesWhatItDoesNotKnow) {
+  try {
+    const SpecString spec("--disk", "a.img,readnly=on", {"readonly"});
+    FAIL();
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("readnly"), std::string::npos);
+  }
+  EXPECT_THROW(SpecString("--disk", "a,readonly=on,readonly=off", {"readonly"}), ConfigError);
+  EXPECT_THROW((void)SpecString("--disk", "a,readonly=maybe", {"readonly"}).get_switch("readonly", false),
+               ConfigError);
+}
+
+TEST(SpecString, ParsesSizes) {
+  EXPECT_EQ(parse_size("1G"), 1U << 30);
+  EXPECT_EQ(parse_size("512MiB"), 512U << 20);
+  EXPECT_EQ(parse_size("256", 1 << 20), 256U << 20);
+  EXPECT_FALSE(parse_size("1X"));
+  EXPECT_FALSE(parse_size(""));
+  EXPECT_FALSE(parse_size("-1"));
+  EXPECT_FALSE(parse_size("99999999999G"));
+}
+
+TEST(State, RoundTripsFieldsAndGroups) {
+  StateWriter writer;
+  writer.field<uint32_t>(1, 0xdeadbeef);
+  writer.text(2, "hello");
+  for (uint8_t i = 0; i < 3; ++i) writer.group(3, [&](StateWriter& w) { w.field<uint8_t>(1, i); });
+  const auto reader = StateReader::parse(writer.data());
+  ASSERT_TRUE(reader);
+  EXPECT_EQ(*reader->need<uint32_t>(1), 0xdeadbeef);
+  EXPECT_EQ(*reader->text(2, 10), "hello");
+  EXPECT_EQ(*reader->field<uint16_t>(9, 77), 77);
+  const auto groups = reader->groups(3, 10);
+  ASSERT_TRUE(groups);
+  ASSERT_EQ(groups->size(), 3U);
+  EXPECT_EQ(*(*groups)[2].need<uint8_t>(1), 2);
+  EXPECT_TRUE(reader->finish());
+}
+
+TEST(State, RefusesEveryTruncationAndWrongLength) {
+  StateWriter writer;
+  writer.field<uint64_t>(1, 5);
+  const auto whole = writer.data();
+  for (size_t n = 1; n < whole.size(); ++n) EXPECT_FALSE(StateReader::parse(whole.first(n))) << n;
+  const auto reader = StateReader::parse(whole);
+  ASSERT_TRUE(reader);
+  EXPECT_FALSE(reader->need<uint32_t>(1));
+  EXPECT_FALSE(reader->need<uint64_t>(2));
+  EXPECT_FALSE(reader->bytes(1, 4));
+}
+
+TEST(State, RefusesARequiredFieldItDoesNotKnow) {
+  StateWriter writer;
+  writer.field<uint8_t>(uint16_t{7} | kStateRequired, 1);
+  const auto reader = StateReader::parse(writer.data());
+  ASSERT_TRUE(reader);
+  EXPECT_FALSE(reader->finish());
+  EXPECT_EQ(*reader->need<uint8_t>(7), 1);
+  EXPECT_TRUE(reader->finish());
+}
+
+TEST(EventLoop, RunsPostedWorkTimersAndWatches) {
+  EventLoop loop;
+  const EventFd event;
+  int order = 0;
+  auto watch = loop.watch_readable(event.fd(), [&] {
+    event.consume();
+    order = order * 10 + 2;
+    loop.stop();
+  });
+  auto timer = loop.make_timer([&] {
+    order = order * 10 + 1;
+    event.signal();
+  });
+  timer->arm(loop.now() + std::chrono::milliseconds(1));
+  loop.run();
+  EXPECT_EQ(order, 12);
+}
+
+TEST(EventLoop, AnArmedTimerMovesToItsNewDeadline) {
+  EventLoop loop;
+  int fired = 0;
+  auto timer = loop.make_timer([&] {
+    ++fired;
+    loop.stop();
+  });
+  timer->arm(loop.now() + std::chrono::hours(1));
+  std::thread other([&] { timer->arm(loop.now()); });
+  loop.run();
+  other.join();
+  EXPECT_EQ(fired, 1);
+}
+
+TEST(Log, AGuestCannotFloodIt) {
+  int lines = 0;
+  Log log(LogLevel::warn, [&](LogLevel, std::string_view) { ++lines; });
+  for (int i = 0; i < 10000; ++i) log.guest_fault("dev", "nonsense");
+  EXPECT_GE(lines, 10);
+  EXPECT_LT(lines, 200);  // a slow machine may see several windows
+}
+
+}  // namespace
+}  // namespace minivmm

@@ -1,0 +1,61 @@
+#include "vmm/core/fd.h"
+
+#include <fmt/format.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "vmm/core/error.h"
+
+namespace minivmm {
+
+UniqueFd& UniqueFd::operator=(UniqueFd&& other) noexcept {
+  if (this != &other) {
+    reset();
+    fd_ = std::exchange(other.fd_, -1);
+  }
+  return *this;
+}
+
+void UniqueFd::reset() {
+  if (fd_ >= 0) ::close(fd_);
+  fd_ = -1;
+}
+
+EventFd::EventFd() : fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+  if (!fd_) throw_errno("create an eventfd", "raise the limit of open files (ulimit -n)");
+}
+
+void EventFd::signal() const {
+  const uint64_t one = 1;
+  // EAGAIN means the counter is full: the reader has a wake-up pending already.
+  [[maybe_unused]] const ssize_t written = ::write(fd_.get(), &one, sizeof one);
+}
+
+bool EventFd::consume() const {
+  uint64_t count = 0;
+  return ::read(fd_.get(), &count, sizeof count) == static_cast<ssize_t>(sizeof count);
+}
+
+Mapping& Mapping::operator=(Mapping&& other) noexcept {
+  if (this != &other) {
+    reset();
+    address_ = std::exchange(other.address_, nullptr);
+    size_ = std::exchange(other.size_, 0);
+  }
+  return *this;
+}
+
+Mapping Mapping::map(size_t size, int protection, int flags, int fd, uint64_t offset, const char* what) {
+  void* address = ::mmap(nullptr, size, protection, flags, fd, static_cast<off_t>(offset));
+  if (address == MAP_FAILED) throw_errno(fmt::format("map {} bytes for {}", size, what));
+  return {address, size};
+}
+
+void Mapping::reset() {
+  if (address_ != nullptr) ::munmap(address_, size_);
+  address_ = nullptr;
+  size_ = 0;
+}
+
+}  // namespace minivmm
