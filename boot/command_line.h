@@ -1,0 +1,20 @@
+// The kernel command line: the one made up when none is given, and reading of its options.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "boot/root_device.h"
+
+namespace minivmm {
+
+// A command line that boots a stock distribution's kernel here: console on the first serial port, the root if
+// one was found, a reboot after a panic.
+std::string default_command_line(const RootDevice& root);
+
+// As the kernel's own early parser sees options (arch/x86/lib/cmdline.c): whole words, `"` quotes blanks, all
+// after "--" belongs to init.
+bool has_flag(std::string_view cmdline, std::string_view flag);    // "nokaslr"
+bool has_option(std::string_view cmdline, std::string_view name);  // "mem" for mem=…
+
+}  // namespace minivmm
