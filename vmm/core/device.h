@@ -1,6 +1,7 @@
 // What every emulated device is to the rest of the VMM.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -31,6 +32,13 @@ class IoDevice {
   // Width 1, 2, 4 or 8, given by the span's size; values are little-endian.
   virtual IoStatus read(uint64_t offset, std::span<std::byte> data) = 0;
   virtual IoStatus write(uint64_t offset, std::span<const std::byte> data) = 0;
+
+  // Accesses that left the guest for this device; the bus dispatch counts them.
+  void count_access() { accesses_.fetch_add(1, std::memory_order_relaxed); }
+  uint64_t accesses() const { return accesses_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<uint64_t> accesses_{0};
 };
 
 // A device whose state is saved with the machine. Pure virtual: forgetting to save does not compile.
