@@ -10,9 +10,9 @@
 #include <thread>
 #include <vector>
 
+#include "vmm/core/boot_cpu_state.h"
 #include "vmm/core/bus.h"
 #include "vmm/core/fd.h"
-#include "vmm/kvm/boot_cpu_state.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/exit_stats.h"
 #include "vmm/kvm/vm.h"

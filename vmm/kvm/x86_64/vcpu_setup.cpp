@@ -20,14 +20,6 @@ constexpr uint64_t kMiscEnableFastStrings = 1;
 constexpr uint32_t kMsrMtrrDefType = 0x2ff;
 constexpr uint64_t kMtrrEnabledWriteBack = 0x806;  // MTRRs on, fixed ranges off, default type write-back
 
-constexpr uint64_t kCr0Pe = 1;
-constexpr uint64_t kCr0Et = 1 << 4;
-constexpr uint64_t kCr0Pg = uint64_t{1} << 31;
-constexpr uint64_t kCr4Pae = 1 << 5;
-constexpr uint64_t kCr4La57 = 1 << 12;
-constexpr uint64_t kEferLme = 1 << 8;
-constexpr uint64_t kEferLma = 1 << 10;
-
 // A buffer for KVM_GET_MSRS and KVM_SET_MSRS: struct kvm_msrs { nmsrs, pad, entries[] }.
 class MsrBuffer {
  public:
@@ -74,17 +66,19 @@ class MsrBuffer {
   std::vector<kvm_msr_entry> entries_;
 };
 
-kvm_segment flat_segment(uint16_t selector, uint8_t type, bool long_mode) {
-  kvm_segment segment{};
-  segment.limit = 0xffffffff;
-  segment.selector = selector;
-  segment.type = type;
-  segment.present = 1;
-  segment.s = 1;  // code or data
-  segment.g = 1;
-  segment.l = long_mode ? 1 : 0;
-  segment.db = long_mode ? 0 : 1;
-  return segment;
+kvm_segment to_kvm(const SegmentState& from) {
+  kvm_segment to{};
+  to.base = from.base;
+  to.limit = from.limit;
+  to.selector = from.selector;
+  to.type = from.type & 0xf;
+  to.present = from.present ? 1 : 0;
+  to.dpl = from.dpl & 3;
+  to.db = from.default_big ? 1 : 0;
+  to.s = from.code_or_data ? 1 : 0;
+  to.l = from.long_mode ? 1 : 0;
+  to.g = from.granular ? 1 : 0;
+  return to;
 }
 
 void need(int result, uint32_t index, const char* what) {
@@ -145,28 +139,19 @@ void Vcpu::set_up() {
 void Vcpu::set_boot_state(const BootCpuState& boot) {
   kvm_sregs s{};
   need(kvm_ioctl(fd_.get(), KVM_GET_SREGS, &s), index_, "registers");
-  const bool long_mode = boot.mode != BootCpuState::Mode::protected32;
-  s.cs = flat_segment(boot.code_selector, 0xb /* execute, read, accessed */, long_mode);
-  s.ds = s.es = s.fs = s.gs = s.ss = flat_segment(boot.data_selector, 0x3 /* read, write, accessed */, false);
+  s.cs = to_kvm(boot.cs);
+  s.ds = s.es = s.fs = s.gs = s.ss = to_kvm(boot.data);
+  s.tr = to_kvm(boot.tss);
   s.gdt.base = boot.gdt_base;
   s.gdt.limit = boot.gdt_limit;
   s.idt = {};
-  s.tr = {};
-  s.tr.type = 0xb;  // busy 32-bit TSS, as VM entry demands
-  s.tr.present = 1;
-  s.tr.limit = 0x67;
-  s.cr0 = kCr0Pe | kCr0Et;
-  s.cr4 = 0;
-  s.efer = 0;
-  if (long_mode) {
-    s.cr0 |= kCr0Pg;
-    s.cr3 = boot.cr3;
-    s.cr4 = kCr4Pae | (boot.mode == BootCpuState::Mode::long64_5level ? kCr4La57 : 0);
-    s.efer = kEferLme | kEferLma;
-  }
+  s.cr0 = boot.cr0;
+  s.cr3 = boot.cr3;
+  s.cr4 = boot.cr4;
+  s.efer = boot.efer;
   need(kvm_ioctl(fd_.get(), KVM_SET_SREGS, &s), index_, "control registers");
   kvm_regs r{};
-  r.rflags = 2;  // the bit that is always one
+  r.rflags = boot.rflags;
   r.rip = boot.rip;
   r.rsp = boot.rsp;
   r.rsi = boot.rsi;
