@@ -1,0 +1,150 @@
+"""The rig on kvm_amd: QEMU emulates an AMD CPU with SVM and nested paging; L1 is Debian's generic kernel."""
+
+import os
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tty
+
+from common import TOOLS, Janitor, Marks, RigError, asset, new_token, tail
+
+# No mitigations, no checks that only cost time: nothing in L1 needs protection from anything else in it.
+CMDLINE = ("console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check audit=0 apparmor=0 "
+           "nowatchdog rcupdate.rcu_expedited=1 cryptomgr.notests=1")
+
+
+def qemu(job, kernel, initrd, fds):
+    def share(tag, path, *flags):
+        # multidevs=remap: the host's mounts below / come along, and their inode numbers must not clash.
+        return ["-fsdev", ",".join([f"local,id={tag},path={path.replace(',', ',,')},security_model=none", *flags]),
+                "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+
+    argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max",
+            "-smp", str(job.options.cpus), "-m", str(job.options.memory), "-nodefaults", "-display", "none",
+            "-no-reboot", "-net", "none", "-serial", f"file:{job.work}/console",
+            "-kernel", kernel, "-initrd", initrd, "-append", CMDLINE,
+            "-drive", f"if=none,id=scratch,file={job.work}/scratch,format=raw,cache=unsafe",
+            "-device", "virtio-blk-pci,drive=scratch", "-device", "virtio-serial-pci"]
+    argv += share("root", "/", "readonly=on", "multidevs=remap")
+    argv += share("out", job.out)
+    argv += share("job", f"{job.work}/job", "readonly=on")
+    # One console if L1's command has a terminal, or else one port each for its standard output and error.
+    device = "virtconsole" if job.options.interactive else "virtserialport"
+    for number, fd in enumerate(fds):
+        argv += ["-chardev", f"socket,id=port{number},fd={fd}",
+                 "-device", f"{device},chardev=port{number},nr={number if job.options.interactive else number + 1}"]
+    return argv
+
+
+def write_job(job, token, modules):
+    """Fills the folder that L1 sees as /run/rig."""
+    folder = os.path.join(job.work, "job")
+    os.mkdir(folder)
+    shutil.copy(os.path.join(TOOLS, "rig.d", "l1-run"), folder)
+    files = {"token": token, "out": job.out, "modules": os.path.join(modules, "lib/modules"),
+             "command": job.command_script("amd", "/scratch")}
+    if job.options.interactive:
+        size = shutil.get_terminal_size()
+        files["interactive"] = f"rows {size.lines} cols {size.columns}"
+    for name, text in files.items():
+        with open(os.path.join(folder, name), "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+
+
+def make_scratch(job):
+    path = os.path.join(job.work, "scratch")
+    with open(path, "wb") as file:
+        file.truncate(job.options.disk << 20)
+    subprocess.run(["/sbin/mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E",
+                    "lazy_itable_init=1,nodiscard", path], check=True)
+
+
+class Streams:
+    """Carries L1's ports to our standard output and error, and what is typed to L1."""
+
+    def __init__(self, job, token, ports):
+        self.job = job
+        self.ports = ports
+        # The token's first mark comes in the first stream only.
+        self.marks = {port: Marks(token, started=index > 0) for index, port in enumerate(ports)}
+        self.began = time.monotonic()
+        self.up = False
+        self.selector = selectors.DefaultSelector()
+        for index, port in enumerate(ports):
+            self.selector.register(port, selectors.EVENT_READ, index + 1)
+
+    def status(self):
+        """The command's status, once every stream has come to its end."""
+        found = [marks.status for marks in self.marks.values()]
+        return None if None in found else found[0]
+
+    def command_begins(self):
+        self.up = True
+        if self.job.options.verbose:
+            print(f"rig: L1 up after {time.monotonic() - self.began:.1f} s", file=sys.stderr)
+        if self.job.options.interactive:
+            if os.isatty(0):
+                tty.setraw(0)   # the janitor restores it
+            try:
+                self.selector.register(0, selectors.EVENT_READ, 0)
+            except PermissionError:   # a regular file or /dev/null cannot be waited for
+                self.ports[0].sendall(b"\x04")
+
+    def run(self, ended):
+        self.selector.register(ended, selectors.EVENT_READ, None)
+        while self.status() is None:
+            events = self.selector.select(self.job.remaining())
+            if not events:
+                raise TimeoutError(f"time limit of {self.job.options.timeout} s reached" +
+                                   ("" if self.up else " before L1 was up"))
+            # Output first: the emulator's end is of interest only if nothing is left to read.
+            progress = False
+            for key, _ in events:
+                if key.data == 0:
+                    self.typed()
+                elif key.data is not None:
+                    progress |= self.output(key.fileobj, key.data)
+            if not progress and any(key.data is None for key, _ in events):
+                raise RigError("L1 ended before the command did", tail(f"{self.job.work}/console") +
+                               tail(f"{self.job.work}/qemu"))
+        return self.status()
+
+    def output(self, port, fd):
+        """Carries on what a port has; false at its end."""
+        try:
+            data = port.recv(1 << 16)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self.selector.unregister(port)
+            return False
+        data = self.marks[port].feed(data)
+        if not self.up and self.marks[port].started:
+            if fd == 1:
+                self.command_begins()
+        while data:
+            data = data[os.write(fd, data):]
+        return True
+
+    def typed(self):
+        data = os.read(0, 4096)
+        if data:
+            self.ports[0].sendall(data)
+        else:
+            self.selector.unregister(0)
+            self.ports[0].sendall(b"\x04")   # a terminal's end of file
+
+
+def run(job):
+    kernel, modules, initrd = asset("kernel-generic", "kernel-generic-modules", "initrd-rig")
+    token = new_token()
+    write_job(job, token, modules)
+    make_scratch(job)
+    pairs = [socket.socketpair() for _ in range(1 if job.options.interactive else 2)]
+    ports = [ours for ours, _ in pairs]
+    fds = [theirs.detach() for _, theirs in pairs]
+    with Janitor(job, qemu(job, kernel, initrd, fds), f"{job.work}/qemu", fds) as janitor:
+        return Streams(job, token, ports).run(janitor.ended)
