@@ -31,6 +31,10 @@ std::vector<std::string> split(std::string_view text) {
 
 }  // namespace
 
+std::string spec_head(std::string_view text) {
+  return std::move(split(text).front());
+}
+
 SpecString::SpecString(std::string_view option, std::string_view text,
                        std::initializer_list<std::string_view> known)
     : option_(option) {

@@ -32,6 +32,9 @@ class SpecString {
   std::map<std::string, std::string, std::less<>> values_;
 };
 
+// What stands before the first lone comma, unescaped.
+std::string spec_head(std::string_view text);
+
 // "512M", "1G", "64k", "4096" (bytes unless `default_unit` says otherwise); powers of 1024. nullopt if it is
 // none.
 std::optional<uint64_t> parse_size(std::string_view text, uint64_t default_unit = 1);

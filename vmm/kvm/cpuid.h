@@ -18,6 +18,9 @@ struct CpuidLeaf {
   uint32_t eax, ebx, ecx, edx;
 };
 
+// What this host's CPU has; guests have as many at most.
+unsigned host_physical_address_bits();
+
 class CpuidTable {
  public:
   // The machine's table before a vCPU's own ids are filled in. Throws ConfigError where the host lacks what

@@ -1,5 +1,6 @@
 #include "vmm/kvm/cpuid.h"
 
+#include <cpuid.h>
 #include <fmt/format.h>
 #include <linux/kvm.h>
 
@@ -73,6 +74,14 @@ void offer_tsc_deadline(const Kvm& kvm, std::vector<CpuidLeaf>& leaves) {
 }
 
 }  // namespace
+
+unsigned host_physical_address_bits() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid(0x80000008, &eax, &ebx, &ecx, &edx) != 0 ? eax & 0xff : 36;
+}
 
 CpuidTable::CpuidTable(const Kvm& kvm, const CpuModel& model, uint32_t cpus)
     : CpuidTable(

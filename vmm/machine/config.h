@@ -1,0 +1,53 @@
+// What a machine is made of, as plain values: what the command line and the API fill in.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "vmm/core/guest_memory.h"
+#include "vmm/core/log.h"
+#include "vmm/kvm/cpu_model.h"
+
+namespace minivmm {
+
+enum class Transport : uint8_t { pci, mmio };
+
+// How the kernel is entered; automatic chooses the quickest that leaves the guest none the wiser.
+enum class KernelEntry : uint8_t {
+  automatic,     // bzImage: unpacked by us where its compression is known; ELF: PVH where it has the note
+  decompressor,  // bzImage: always by its own decompressor
+  elf,           // ELF: always its plain entry point
+};
+
+struct VirtioConfig {
+  std::string type;  // as in the registry: "blk", "rng"
+  std::string spec;  // "root.img,readonly=on"
+};
+
+struct MachineConfig {
+  std::string kernel;
+  std::string initrd;
+  std::optional<std::string> cmdline;  // none: one is made up from the first disk
+  std::string append;                  // follows either
+  KernelEntry entry = KernelEntry::automatic;
+
+  uint32_t cpus = 1;
+  uint64_t memory = uint64_t{1} << 30;  // bytes
+  GuestMemory::Options memory_options;
+  CpuModel cpu;
+  Transport transport = Transport::pci;
+  std::vector<VirtioConfig> virtio;
+  std::string serial = "stdio";  // "stdio", "null", "pty", "file:PATH", "socket:PATH"
+  bool reboot = true;            // false: a guest's reset ends the machine
+
+  // Fills memory and memory_options from "1G,hugepages=2M,shared=on,prefault=on". Throws ConfigError.
+  void set_memory(std::string_view spec);
+};
+
+// Throws ConfigError on values that make no sense wherever they run.
+void check_config(const MachineConfig&);
+
+}  // namespace minivmm

@@ -1,0 +1,240 @@
+#include "vmm/machine/machine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+
+#include "boot/acpi/tables.h"
+#include "boot/kernel_image.h"
+#include "vmm/core/bus.h"
+#include "vmm/kvm/cpuid.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/kvm/vcpu.h"
+#include "vmm/kvm/vm.h"
+#include "vmm/machine/plan.h"
+#include "vmm/machine/platform.h"
+#include "vmm/machine/serial_config.h"
+#include "vmm/machine/virtio_bus.h"
+
+namespace minivmm {
+
+namespace {
+
+class KvmMachine final : public Machine, public VcpuEvents {
+ public:
+  KvmMachine(MachineConfig config, Log& log, MachineHooks hooks);
+  KvmMachine(const KvmMachine&) = delete;
+  KvmMachine& operator=(const KvmMachine&) = delete;
+  ~KvmMachine() override;
+
+  MachineEnd run() override;
+  EventLoop& loop() override { return loop_; }
+  void press_power_button() override { platform_->press_power_button(); }
+  void stop() override { end({MachineEnd::Reason::stopped, ""}); }
+  void reset() override;
+  void pause() override;
+  void resume() override;
+  MachineStats stats() const override;
+  const std::string& cmdline() const override { return plan_.cmdline; }
+
+ private:
+  void on_triple_fault(uint32_t vcpu) override;
+  void on_fatal(uint32_t vcpu, std::string report) override;
+  void hold_vcpus();  // asks all to park; any thread, does not wait
+  void end(MachineEnd how);
+  void load_kernel(bool memory_is_zero);
+  void reset_now();
+  void park_all();
+  void resume_all();
+
+  const MachineConfig config_;
+  Log& log_;
+  const MachineHooks hooks_;
+  Kvm kvm_;
+  CpuidTable cpuid_;
+  MachinePlan plan_;
+  KernelImage kernel_;
+  std::shared_ptr<const Initrd> initrd_;
+  GuestMemory memory_;
+  Vm vm_;
+  EventLoop loop_;
+  Bus pio_;
+  Bus mmio_;
+  std::unique_ptr<SerialBackend> serial_;
+  std::unique_ptr<Platform> platform_;
+  std::unique_ptr<VirtioBus> virtio_;
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;
+
+  std::atomic<bool> reset_pending_{false};
+  std::atomic<uint64_t> resets_{0};
+  std::mutex end_mutex_;
+  std::optional<MachineEnd> end_;  // under end_mutex_; the first one counts
+  std::mutex life_mutex_;          // held while vCPUs are being parked, reset or resumed
+  bool paused_ = false;            // by pause(), under life_mutex_
+};
+
+KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
+    : config_(std::move(config)),
+      log_(log),
+      hooks_(std::move(hooks)),
+      cpuid_(kvm_, config_.cpu, config_.cpus),
+      plan_(plan_machine(config_, cpuid_.physical_address_bits())),
+      kernel_(config_.kernel),
+      initrd_(config_.initrd.empty() ? nullptr : std::make_shared<const Initrd>(config_.initrd)),
+      memory_(plan_.ram, config_.memory_options),
+      vm_(kvm_, memory_, {.identity_map = address_map::kKvmIdentityMap, .tss = address_map::kKvmTss}),
+      serial_(make_serial(config_.serial, loop_, log_, hooks_)) {
+  if (config_.cpus > kvm_.max_vcpus()) {
+    throw ConfigError(
+        fmt::format("--cpus {}: this host's KVM gives a machine {} at most", config_.cpus, kvm_.max_vcpus()));
+  }
+  platform_ = std::make_unique<Platform>(
+      pio_, loop_, *serial_,
+      Platform::Wires{.irq = [this](uint32_t gsi) { return vm_.irq_line(gsi); },
+                      .on_power_off = [this] { end({MachineEnd::Reason::powered_off, ""}); },
+                      .on_reset = [this] { reset(); }});
+  virtio_ = make_virtio_bus({vm_, memory_, pio_, mmio_, loop_, log_}, config_, plan_);
+  for (uint32_t index = 0; index < config_.cpus; ++index) {
+    vcpus_.push_back(std::make_unique<Vcpu>(vm_, index, cpuid_, pio_, mmio_, *this));
+  }
+}
+
+KvmMachine::~KvmMachine() {
+  for (const auto& vcpu : vcpus_) vcpu->stop();
+  virtio_.reset();
+}
+
+void KvmMachine::load_kernel(bool memory_is_zero) {
+  const AcpiTables acpi = build_acpi(plan_acpi(config_, plan_));
+  if (!memory_.write(acpi.rsdp, acpi.bytes)) {
+    throw HostError(ENOMEM,
+                    "the guest's memory is too small for its ACPI tables; give it more with --memory");
+  }
+  BootConfig boot;
+  boot.cmdline = plan_.cmdline;
+  boot.initrd = initrd_;
+  boot.e820 = plan_.e820;
+  boot.rsdp = acpi.rsdp;
+  boot.has_la57 = cpuid_.has("la57");
+  boot.memory_is_zero = memory_is_zero;
+  boot.unpack = config_.entry != KernelEntry::decompressor;
+  boot.prefer_pvh = config_.entry != KernelEntry::elf;
+  const BootInfo info = kernel_.load(memory_, boot);
+  log_.write(LogLevel::info, fmt::format("kernel: {}, entry {:#x}; command line: {}", info.kernel_kind,
+                                         info.rip, plan_.cmdline));
+  vcpus_.front()->set_boot_state(info);
+}
+
+MachineEnd KvmMachine::run() {
+  for (const auto& vcpu : vcpus_) vcpu->start();
+  load_kernel(true);
+  resume_all();
+  loop_.run();
+  park_all();
+  for (const auto& vcpu : vcpus_) vcpu->stop();
+  virtio_->reset();  // drains the queues: what the guest has handed over is on the disk
+  serial_->flush();
+  const std::scoped_lock lock(end_mutex_);
+  return end_.value_or(MachineEnd{});
+}
+
+void KvmMachine::end(MachineEnd how) {
+  hold_vcpus();
+  {
+    const std::scoped_lock lock(end_mutex_);
+    if (!end_) end_ = std::move(how);
+  }
+  loop_.post([this] { loop_.stop(); });
+}
+
+void KvmMachine::hold_vcpus() {
+  for (const auto& vcpu : vcpus_) vcpu->request_pause();
+}
+
+// Callable from a vCPU's thread: asks only. The vCPU that asked parks before its next instruction.
+void KvmMachine::reset() {
+  hold_vcpus();
+  if (!config_.reboot) return end({MachineEnd::Reason::rebooted, ""});
+  if (!reset_pending_.exchange(true)) loop_.post([this] { reset_now(); });
+}
+
+void KvmMachine::on_triple_fault(uint32_t vcpu) {
+  log_.write(LogLevel::info, fmt::format("vCPU {}: triple fault", vcpu));
+  reset();
+}
+
+void KvmMachine::on_fatal(uint32_t vcpu, std::string report) {
+  end({MachineEnd::Reason::failed, fmt::format("the guest cannot go on: vCPU {}: {}", vcpu, report)});
+}
+
+void KvmMachine::reset_now() {
+  try {
+    const std::scoped_lock lock(life_mutex_);
+    park_all();
+    reset_pending_ = false;
+    virtio_->reset();
+    platform_->reset();
+    vm_.reset_irqchip();
+    for (const auto& vcpu : vcpus_) vcpu->reset();
+    load_kernel(false);
+    ++resets_;
+    if (!paused_) resume_all();
+  } catch (const std::exception& error) {
+    end({MachineEnd::Reason::failed, fmt::format("cannot reset the machine: {}", error.what())});
+  }
+}
+
+void KvmMachine::park_all() {
+  hold_vcpus();
+  for (const auto& vcpu : vcpus_) vcpu->wait_paused();
+}
+
+void KvmMachine::resume_all() {
+  for (const auto& vcpu : vcpus_) vcpu->resume();
+}
+
+void KvmMachine::pause() {
+  const std::scoped_lock lock(life_mutex_);
+  park_all();
+  if (!std::exchange(paused_, true)) platform_->pause();
+}
+
+void KvmMachine::resume() {
+  const std::scoped_lock lock(life_mutex_);
+  if (!std::exchange(paused_, false)) return;
+  platform_->resume();
+  if (!reset_pending_) resume_all();
+}
+
+MachineStats KvmMachine::stats() const {
+  MachineStats stats;
+  for (const auto& vcpu : vcpus_) {
+    MachineStats::Vcpu& entry = stats.vcpus.emplace_back();
+    entry.index = vcpu->index();
+    for (unsigned reason = 0; reason < static_cast<unsigned>(ExitReason::count); ++reason) {
+      const uint64_t count = vcpu->stats()[static_cast<ExitReason>(reason)];
+      if (count != 0) entry.exits.emplace_back(static_cast<ExitReason>(reason), count);
+    }
+  }
+  auto add = [&](std::span<IoDevice* const> devices) {
+    for (const IoDevice* device : devices) stats.devices.emplace_back(device->name(), device->accesses());
+  };
+  add(platform_->devices());
+  add(virtio_->devices());
+  std::ranges::sort(stats.devices, std::greater{}, &std::pair<std::string, uint64_t>::second);
+  stats.resets = resets_;
+  return stats;
+}
+
+}  // namespace
+
+std::unique_ptr<Machine> Machine::create(MachineConfig config, Log& log, MachineHooks hooks) {
+  check_config(config);
+  return std::make_unique<KvmMachine>(std::move(config), log, std::move(hooks));
+}
+
+}  // namespace minivmm

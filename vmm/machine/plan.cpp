@@ -1,0 +1,132 @@
+#include "vmm/machine/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "boot/command_line.h"
+#include "devices/acpi_pm.h"
+#include "vmm/core/error.h"
+#include "vmm/core/spec_string.h"
+#include "vmm/machine/root_disk.h"
+
+namespace minivmm {
+
+namespace {
+
+using address_map::Window;
+
+constexpr unsigned kMostPciSlots = 32;
+
+void plan_memory(MachinePlan& plan, const MachineConfig& config, unsigned address_bits) {
+  const uint64_t low = std::min(config.memory, address_map::kRamHole.base);
+  const uint64_t high = config.memory - low;
+  const uint64_t limit = uint64_t{1} << std::min(address_bits, 52U);
+  uint64_t end = low;
+  plan.ram.push_back({Gpa{0}, low});
+  if (high != 0) {
+    if (high > limit || address_map::kRamHighBase > limit - high) {
+      throw HostError(ENOMEM,
+                      fmt::format("cannot give the guest {} of memory: its CPU has {} physical address bits; "
+                                  "give it less than {} with --memory",
+                                  format_size(config.memory), address_bits,
+                                  format_size(limit - address_map::kRamHole.size)));
+    }
+    plan.ram.push_back({Gpa{address_map::kRamHighBase}, high});
+    end = address_map::kRamHighBase + high;
+  }
+  // The 64-bit window: after RAM, as much as there is up to its usual size.
+  const uint64_t align = address_map::kPciMmio64Align;
+  const uint64_t base = (std::max(end, address_map::kRamHighBase) + align - 1) / align * align;
+  plan.pci_mmio64 = {base, base < limit ? std::min(address_map::kPciMmio64Size, limit - base) : 0};
+}
+
+void plan_platform(MachinePlan& plan, const MachineConfig& config) {
+  using Space = PlannedDevice::Space;
+  auto port = [&](const char* name, const Window& w, std::optional<uint32_t> gsi) {
+    plan.devices.push_back({name, Space::port, w.base, w.size, gsi, ""});
+  };
+  port("i8254", address_map::kPit, address_map::kPitGsi);
+  port("i8042", address_map::kI8042Data, std::nullopt);
+  port("port61", address_map::kPort61, std::nullopt);
+  port("cmos-rtc", address_map::kRtc, address_map::kRtcGsi);
+  port("serial0", address_map::kCom1, address_map::kCom1Gsi);
+  port("acpi-pm", address_map::kAcpiPm, address_map::kAcpiPmGsi);
+  if (config.transport == Transport::pci) {
+    port("pci-config", address_map::kPciConfig, std::nullopt);
+    plan.devices.push_back(
+        {"pci-ecam", Space::mmio, address_map::kPciEcam.base, address_map::kPciEcam.size, {}, ""});
+  }
+}
+
+void plan_virtio(MachinePlan& plan, const MachineConfig& config) {
+  using Space = PlannedDevice::Space;
+  std::map<std::string, unsigned> count;
+  const bool pci = config.transport == Transport::pci;
+  const size_t most = pci ? kMostPciSlots - 1 : address_map::kVirtioMmioGsis.size();
+  if (config.virtio.size() > most) {
+    throw ConfigError(fmt::format("{} virtio devices are too many: --transport {} has room for {}",
+                                  config.virtio.size(), pci ? "pci" : "mmio", most));
+  }
+  uint32_t slot = pci ? 1 : 0;  // the host bridge has PCI slot 0
+  for (const VirtioConfig& device : config.virtio) {
+    const unsigned index = count[device.type]++;
+    const std::string name = fmt::format("virtio-{}.{}", device.type, index);
+    plan.virtio.push_back({device, index, slot});
+    if (pci) {
+      plan.devices.push_back({name, Space::pci, slot, 0, {}, device.spec});
+    } else {
+      plan.devices.push_back(
+          {name, Space::mmio, address_map::kVirtioMmio.base + slot * address_map::kVirtioMmioStride,
+           address_map::kVirtioMmioStride, address_map::kVirtioMmioGsis[slot], device.spec});
+    }
+    ++slot;
+  }
+}
+
+}  // namespace
+
+MachinePlan plan_machine(const MachineConfig& config, unsigned physical_address_bits) {
+  check_config(config);
+  MachinePlan plan;
+  plan_memory(plan, config, physical_address_bits);
+  const GuestMemory::Range ecam{Gpa{address_map::kPciEcam.base}, address_map::kPciEcam.size};
+  plan.e820 = build_e820(plan.ram, std::span(&ecam, config.transport == Transport::pci ? 1 : 0));
+  plan_platform(plan, config);
+  plan_virtio(plan, config);
+  plan.cmdline = config.cmdline ? *config.cmdline : default_command_line(find_root_disk(config));
+  if (!config.append.empty()) plan.cmdline += (plan.cmdline.empty() ? "" : " ") + config.append;
+  return plan;
+}
+
+AcpiConfig plan_acpi(const MachineConfig& config, const MachinePlan& plan) {
+  AcpiConfig acpi;
+  for (uint32_t cpu = 0; cpu < config.cpus; ++cpu) acpi.apic_ids.push_back(static_cast<uint8_t>(cpu));
+  acpi.lapic_base = address_map::kLapicBase;
+  acpi.ioapic_base = address_map::kIoapicBase;
+  acpi.serial.push_back({static_cast<uint16_t>(address_map::kCom1.base), address_map::kCom1Gsi});
+  acpi.rtc_gsi = address_map::kRtcGsi;
+  acpi.pm_port = static_cast<uint16_t>(address_map::kAcpiPm.base);
+  acpi.pm_gsi = address_map::kAcpiPmGsi;
+  acpi.s5_type = kAcpiS5Type;
+  acpi.reset_value = kAcpiResetValue;
+  auto range = [](const Window& w) { return AcpiRange{w.base, w.size}; };
+  if (config.transport == Transport::pci) {
+    AcpiPciRoot root;
+    root.ecam = range(address_map::kPciEcam);
+    root.mmio32 = range(address_map::kPciMmio32);
+    root.mmio64 = range(plan.pci_mmio64);
+    root.io = range(address_map::kPciIo);
+    acpi.pci = root;
+  } else {
+    for (const PlannedDevice& device : plan.devices) {
+      if (device.space != PlannedDevice::Space::mmio) continue;
+      acpi.virtio_mmio.push_back({{device.base, device.size}, device.gsi.value_or(0)});
+    }
+  }
+  return acpi;
+}
+
+}  // namespace minivmm

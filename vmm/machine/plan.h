@@ -1,0 +1,48 @@
+// The composed machine before anything of it exists: what --dry-run prints and Machine builds.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "boot/acpi/tables.h"
+#include "boot/e820.h"
+#include "vmm/core/guest_memory.h"
+#include "vmm/machine/address_map.h"
+#include "vmm/machine/config.h"
+
+namespace minivmm {
+
+struct PlannedDevice {
+  std::string name;  // "serial0", "virtio-blk.0"
+  enum class Space : uint8_t { port, mmio, pci } space;
+  uint64_t base = 0;  // port or address; for PCI the slot on bus 0
+  uint64_t size = 0;
+  std::optional<uint32_t> gsi;  // none: MSI-X, or no interrupt
+  std::string spec;             // virtio: what it was configured with
+};
+
+struct PlannedVirtio {
+  VirtioConfig config;
+  unsigned index;  // of its type
+  uint32_t slot;   // PCI slot, or place among the virtio-mmio windows
+};
+
+struct MachinePlan {
+  std::vector<GuestMemory::Range> ram;
+  address_map::Window pci_mmio64;  // size 0 where the CPU's addresses leave none
+  std::vector<E820Entry> e820;
+  std::vector<PlannedDevice> devices;
+  std::vector<PlannedVirtio> virtio;
+  std::string cmdline;
+};
+
+// `physical_address_bits` is the guest CPU's. Reads the first disk for its root partition if the command line
+// has to be made up. Throws ConfigError or HostError.
+MachinePlan plan_machine(const MachineConfig&, unsigned physical_address_bits);
+
+// The ACPI view of the same plan.
+AcpiConfig plan_acpi(const MachineConfig&, const MachinePlan&);
+
+}  // namespace minivmm

@@ -1,0 +1,37 @@
+// The machine's virtio devices behind one transport: on the PCI bus, or each in an MMIO window of its own.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "vmm/core/bus.h"
+#include "vmm/core/event_loop.h"
+#include "vmm/core/log.h"
+#include "vmm/machine/plan.h"
+
+namespace minivmm {
+
+class Vm;
+
+class VirtioBus {
+ public:
+  struct Host {
+    Vm& vm;
+    GuestMemory& memory;
+    Bus& pio;
+    Bus& mmio;
+    TimeSource& time;
+    Log& log;
+  };
+  virtual ~VirtioBus() = default;  // stops every queue
+
+  // Back to power-on; queues are stopped and drained. With all vCPUs parked.
+  virtual void reset() = 0;
+  virtual std::span<IoDevice* const> devices() const = 0;  // for statistics
+};
+
+// Creates the planned devices and puts them on the buses. Throws ConfigError and HostError as their types do.
+std::unique_ptr<VirtioBus> make_virtio_bus(const VirtioBus::Host& host, const MachineConfig&,
+                                           const MachinePlan&);
+
+}  // namespace minivmm
