@@ -1,0 +1,40 @@
+#include "devices/block/file_lock.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <cerrno>
+
+#include "vmm/core/error.h"
+
+namespace minivmm {
+
+namespace {
+
+struct flock whole_file(LockMode mode) {
+  struct flock lock{};
+  lock.l_type = mode == LockMode::exclusive ? F_WRLCK : F_RDLCK;
+  lock.l_whence = SEEK_SET;  // start 0, length 0: to the end, however far it grows
+  return lock;
+}
+
+}  // namespace
+
+void lock_file(int fd, LockMode mode, const std::string& what) {
+  struct flock lock = whole_file(mode);
+  if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) return;
+  if (errno != EAGAIN && errno != EACCES) {
+    throw_errno(fmt::format("lock the {}", what), "keep it on a file system that has file locks");
+  }
+  struct flock holder = whole_file(mode);
+  std::string by = "another VM or program";
+  // The kernel gives -1 for a lock of our own kind, which belongs to no one process.
+  if (::fcntl(fd, F_OFD_GETLK, &holder) == 0 && holder.l_type != F_UNLCK && holder.l_pid > 0) {
+    by = fmt::format("process {}", holder.l_pid);
+  }
+  throw HostError(EAGAIN, fmt::format("cannot lock the {}: it is in use by {}; stop that first, or open it "
+                                      "with readonly=on in both",
+                                      what, by));
+}
+
+}  // namespace minivmm

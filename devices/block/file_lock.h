@@ -1,0 +1,19 @@
+// Keeps two machines from writing one image: open-file-description locks (fcntl(2), F_OFD_SETLK), which the
+// kernel drops with the last descriptor, however the process ends.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace minivmm {
+
+enum class LockMode : uint8_t {
+  shared,     // readers: any number of them, and no writer
+  exclusive,  // a writer: alone
+};
+
+// Locks the whole file. `what` names it in the error ("disk image /x.img"). Throws HostError, which says by
+// whom it is locked if the kernel knows.
+void lock_file(int fd, LockMode mode, const std::string& what);
+
+}  // namespace minivmm

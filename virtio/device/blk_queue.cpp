@@ -1,0 +1,162 @@
+#include "virtio/device/blk_queue.h"
+
+#include <array>
+#include <utility>
+
+namespace minivmm {
+
+namespace {
+// After so many requests the guest is shown what is done, and interrupted, however much more there is.
+constexpr unsigned kBatch = 32;
+}  // namespace
+
+Result<std::unique_ptr<BlkQueue>> BlkQueue::start(BlockBackend& disk, Settings settings, Virtqueue&& queue,
+                                                  QueueContext context) {
+  try {
+    std::unique_ptr<BlkQueue> self(new BlkQueue(disk, std::move(settings), context));
+    const std::array extra{self->completed_.fd()};
+    auto runner = QueueRunner::start(self->settings_.thread_name, std::move(queue), context, extra,
+                                     [s = self.get()](Virtqueue& q, unsigned which, const StopFlag& stop) {
+                                       if (which != 0) s->completed_.consume();
+                                       return s->drain(q, stop);
+                                     });
+    if (!runner) return std::unexpected(runner.error());
+    self->runner_ = std::move(*runner);
+    return self;
+  } catch (const HostError&) {
+    return fail(Errc::io, "the host has no more descriptors for a queue");
+  }
+}
+
+BlkQueue::~BlkQueue() {
+  if (runner_) stop();
+}
+
+Virtqueue BlkQueue::stop() {
+  // The worker is joined, but its StopFlag lives as long as the runner: requests at the backend hold it.
+  Virtqueue queue = runner_->stop();
+  do {  // again, where a write-through write had its flush submitted
+    {
+      std::unique_lock lock(mutex_);
+      idle_.wait(lock, [this] { return submitted_ == 0; });
+    }
+    finish_completed(queue);
+  } while (queue.in_flight() != 0);
+  if (queue.publish()) context_.signals.used(context_.index);
+  runner_.reset();
+  return queue;
+}
+
+Result<void> BlkQueue::drain(Virtqueue& queue, const StopFlag& stop) {
+  worker_ = std::this_thread::get_id();
+  finish_completed(queue);
+  for (unsigned begun = 0; begun < kBatch && !stop.requested(); ++begun) {
+    auto popped = queue.pop();
+    if (!popped) return std::unexpected(popped.error());
+    if (!*popped) break;
+    begin(queue, std::move(**popped), stop);
+    finish_completed(queue);
+  }
+  return {};
+}
+
+BlkQueue::Request& BlkQueue::take_request() {
+  if (free_.empty()) {
+    requests_.push_back(std::make_unique<Request>());
+    requests_.back()->owner = this;
+    free_.push_back(requests_.back().get());
+  }
+  Request& request = *free_.back();
+  free_.pop_back();
+  request.pieces.clear();
+  request.flushing = false;
+  return request;
+}
+
+void BlkQueue::begin(Virtqueue& queue, Chain&& chain, const StopFlag& stop) {
+  if (!blk::status_offset(chain)) {
+    context_.log.guest_fault(settings_.name, "a block request without room for its status");
+    queue.complete(std::move(chain), 0);
+    return;
+  }
+  Request& request = take_request();
+  auto parsed = blk::parse(chain, settings_.disk, request.pieces);
+  if (!parsed) {
+    free_.push_back(&request);
+    answer(queue, std::move(chain), parsed.error());
+    return;
+  }
+  request.request = *parsed;
+  request.request.stop = &stop;
+  request.chain.emplace(std::move(chain));
+  submit(request);
+}
+
+void BlkQueue::submit(Request& request) {
+  {
+    const std::scoped_lock lock(mutex_);
+    ++submitted_;
+  }
+  disk_.submit(request.request, {on_done, &request});
+}
+
+void BlkQueue::on_done(void* context, Result<void> result) {
+  auto& request = *static_cast<Request*>(context);
+  BlkQueue& self = *request.owner;
+  request.result = result;
+  // Signalled and notified with the mutex held: the moment it is free, stop() may return and all this be
+  // gone.
+  const std::scoped_lock lock(self.mutex_);
+  self.done_.push_back(&request);
+  --self.submitted_;
+  if (std::this_thread::get_id() != self.worker_) self.completed_.signal();
+  if (self.submitted_ == 0) self.idle_.notify_all();
+}
+
+void BlkQueue::finish_completed(Virtqueue& queue) {
+  for (;;) {  // a write-through write submits its flush from here
+    {
+      const std::scoped_lock lock(mutex_);
+      batch_.swap(done_);
+    }
+    if (batch_.empty()) return;
+    for (Request* request : batch_) finish(queue, *request);
+    batch_.clear();
+  }
+}
+
+void BlkQueue::finish(Virtqueue& queue, Request& request) {
+  const bool write = request.request.op == BlockOp::write || request.request.op == BlockOp::write_zeroes;
+  if (request.result && write && settings_.write_through) {
+    // 5.2.6.2, case 1: stable when it completes. Never acknowledged before the flush is.
+    request.request.op = BlockOp::flush;
+    submit(request);
+    return;
+  }
+  Chain chain = std::move(*request.chain);
+  request.chain.reset();
+  free_.push_back(&request);
+  if (request.result) {
+    const bool read = request.request.op == BlockOp::read;
+    answer(queue, std::move(chain), {blk::Status::ok, read ? request.request.length : 0});
+  } else if (request.result.error().code == Errc::closed) {
+    queue.give_back(std::move(chain));
+  } else if (request.result.error().code == Errc::unsupported) {
+    answer(queue, std::move(chain), {blk::Status::unsupported});
+  } else {
+    context_.log.write(LogLevel::warn, request.result.error().what);
+    answer(queue, std::move(chain), {blk::Status::io_error});
+  }
+}
+
+void BlkQueue::answer(Virtqueue& queue, Chain&& chain, const blk::Answer& answer) {
+  const auto offset = blk::status_offset(chain);
+  const auto byte = static_cast<std::byte>(answer.status);
+  MV_CHECK(offset && chain.write(*offset, std::span(&byte, 1)));
+  // The length promises that so much is new from the start (2.7.8.2), so the status byte counts only where no
+  // unwritten data lies before it.
+  const uint64_t written = answer.data_written == *offset ? *offset + 1 : answer.data_written;
+  queue.complete(std::move(chain), static_cast<uint32_t>(written));
+}
+
+}  // namespace minivmm

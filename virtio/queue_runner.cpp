@@ -1,0 +1,38 @@
+#include "virtio/queue_runner.h"
+
+#include <utility>
+
+namespace minivmm {
+
+Result<std::unique_ptr<QueueRunner>> QueueRunner::start(const std::string& thread_name, Virtqueue&& queue,
+                                                        QueueContext context, std::span<const int> extra,
+                                                        Drain drain) {
+  std::unique_ptr<QueueRunner> runner(new QueueRunner(std::move(queue), context, std::move(drain)));
+  auto worker =
+      QueueWorker::start(thread_name, context.kick, extra,
+                         [r = runner.get()](unsigned which, const StopFlag& stop) { r->work(which, stop); });
+  if (!worker) return std::unexpected(worker.error());
+  runner->worker_ = std::move(*worker);
+  return runner;
+}
+
+Virtqueue QueueRunner::stop() {
+  worker_->stop();
+  return std::move(queue_);
+}
+
+void QueueRunner::work(unsigned which, const StopFlag& stop) {
+  if (broken_) return;
+  do {
+    queue_.disable_kicks();
+    const auto drained = drain_(queue_, which, stop);
+    if (queue_.publish()) context_.signals.used(context_.index);
+    if (!drained) {
+      broken_ = true;
+      context_.signals.needs_reset();
+      return;
+    }
+  } while (!stop.requested() && queue_.enable_kicks());
+}
+
+}  // namespace minivmm

@@ -1,0 +1,43 @@
+// A virtqueue on its own thread: what most devices want. Kicks are switched off while the queue is looked at,
+// and each batch of completions is published at once and interrupts once.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "virtio/virtio_device.h"
+#include "vmm/core/queue_worker.h"
+
+namespace minivmm {
+
+class QueueRunner {
+ public:
+  // Pops and completes until the queue is empty, or `stop` asks to leave off. An error (pop()'s) means that
+  // the queue is broken. `which` as QueueWorker::Work's. Must not throw.
+  using Drain = std::function<Result<void>(Virtqueue& queue, unsigned which, const StopFlag& stop)>;
+
+  // Errors as QueueWorker::start(). `extra` outlives the runner.
+  static Result<std::unique_ptr<QueueRunner>> start(const std::string& thread_name, Virtqueue&& queue,
+                                                    QueueContext context, std::span<const int> extra,
+                                                    Drain drain);
+  QueueRunner(const QueueRunner&) = delete;
+  QueueRunner& operator=(const QueueRunner&) = delete;
+
+  Virtqueue stop();  // once; the drain runs no more
+
+ private:
+  QueueRunner(Virtqueue&& queue, QueueContext context, Drain drain)
+      : queue_(std::move(queue)), context_(context), drain_(std::move(drain)) {}
+  void work(unsigned which, const StopFlag& stop);
+
+  Virtqueue queue_;
+  QueueContext context_;
+  Drain drain_;
+  bool broken_ = false;                  // the worker's
+  std::unique_ptr<QueueWorker> worker_;  // last: gone before what it uses
+};
+
+}  // namespace minivmm

@@ -1,0 +1,18 @@
+#include "virtio/registry.h"
+
+#include <array>
+
+#include "virtio/device/blk.h"
+#include "virtio/device/rng.h"
+
+namespace minivmm {
+
+std::span<const VirtioDeviceType> virtio_device_types() {
+  static constexpr std::array kTypes{
+      kVirtioBlkType,
+      kVirtioRngType,
+  };
+  return kTypes;
+}
+
+}  // namespace minivmm

@@ -1,0 +1,40 @@
+// Every virtio device type there is. The command line, the machine and the conformance tests iterate this
+// list: a new type is one file pair under virtio/device and one line in registry.cpp.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "virtio/virtio_device.h"
+#include "vmm/core/event_loop.h"
+#include "vmm/core/log.h"
+
+namespace minivmm {
+
+struct CreateContext {
+  unsigned index = 0;  // of this type in the machine: the state is named "virtio-blk.<index>"
+  unsigned cpus = 1;   // for the number of queues where the user does not say
+  Log& log;
+  TimeSource& time;
+};
+
+struct VirtioDeviceType {
+  std::string_view name;          // "blk"
+  std::string_view option;        // "--disk"
+  std::string_view metavar;       // "PATH[,key=value…]"
+  std::string_view help;          // one sentence
+  bool repeatable;                // more than one in a machine
+  std::string_view default_spec;  // used when the option is not given; empty: then there is none
+  // `spec` is the option's value. Null: the spec says there shall be none ("off"). Throws ConfigError for a
+  // spec that makes no sense, HostError for what the host refuses.
+  std::unique_ptr<VirtioDevice> (*create)(std::string_view spec, const CreateContext&);
+  // For tests: a spec that works anywhere, with what it needs made in `folder`.
+  std::string (*example_spec)(const std::filesystem::path& folder);
+};
+
+std::span<const VirtioDeviceType> virtio_device_types();
+
+}  // namespace minivmm
