@@ -40,6 +40,8 @@ class SerialBackend {
 // Changes input in place before the guest gets it (the console's escape keys); returns how much is left.
 using SerialInputFilter = std::function<size_t(std::span<std::byte>)>;
 
+// Back ends are made before the event loop runs, or on its thread.
+
 // Output vanishes, input never comes.
 std::unique_ptr<SerialBackend> make_null_serial();
 
