@@ -15,7 +15,7 @@ namespace minivmm {
 struct BootConfig {
   std::string cmdline;
   std::shared_ptr<const Initrd> initrd;  // none: nullptr
-  std::vector<E820Entry> e820;           // build_e820()'s; at most kMaxE820Entries
+  std::vector<E820Entry> e820;           // from build_e820(); empty: all of guest memory
   std::vector<GuestMemory::Range>
       reserved;                 // RAM that nothing is to be placed on, beyond what e820 keeps out
   Gpa rsdp{0};                  // 0: no ACPI tables

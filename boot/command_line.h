@@ -12,8 +12,8 @@ namespace minivmm {
 // one was found, a reboot after a panic.
 std::string default_command_line(const RootDevice& root);
 
-// As the kernel's own early parser sees options (arch/x86/lib/cmdline.c): whole words, `"` quotes blanks, all
-// after "--" belongs to init.
+// As the kernel's decompressor sees options (arch/x86/lib/cmdline.c): words between blanks; it knows neither
+// quotes nor "--", so neither do we.
 bool has_flag(std::string_view cmdline, std::string_view flag);    // "nokaslr"
 bool has_option(std::string_view cmdline, std::string_view name);  // "mem" for mem=…
 

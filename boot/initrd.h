@@ -12,14 +12,19 @@
 
 namespace minivmm {
 
+class PlacementMap;
+
 class Initrd {
  public:
-  explicit Initrd(
-      const std::filesystem::path&);  // throws HostError: cannot be read, is a directory, is empty
+  explicit Initrd(const std::filesystem::path&);  // throws HostError: unreadable, a directory, empty
   explicit Initrd(std::vector<std::byte> bytes);
 
   uint64_t size() const { return size_; }  // bytes
   const std::string& name() const { return name_; }
+
+  // The highest page-aligned place below `limit` (exclusive), which is then taken in the map. Throws
+  // HostError with the numbers if there is none.
+  Gpa place(PlacementMap&, uint64_t limit) const;
   // Reads the file straight into guest RAM. Throws HostError, also when the file shrank since it was opened.
   void copy_to(GuestMemory&, Gpa) const;
 
@@ -29,10 +34,5 @@ class Initrd {
   std::vector<std::byte> bytes_;
   uint64_t size_ = 0;
 };
-
-// The highest page-aligned place for `size` bytes of usable RAM below `limit` (exclusive) that touches none
-// of `taken`. Throws HostError with the numbers if there is none.
-class PlacementMap;
-Gpa place_initrd(const PlacementMap&, const Initrd&, uint64_t limit);
 
 }  // namespace minivmm
