@@ -59,6 +59,7 @@ class I8254 final : public IoDevice, public StateUnit {
   void set_ticks(uint64_t);
   void write_control(uint8_t v, uint64_t now);
   void schedule(uint64_t now);
+  void deliver(uint64_t now);
 
   void on_timer();
 

@@ -27,7 +27,7 @@ class PitChannel {
   std::optional<uint64_t> next_rise(uint64_t now) const;
 
   void save(StateWriter&) const;
-  static Result<PitChannel> parse(const StateReader&);
+  static Result<PitChannel> parse(const StateReader&, uint64_t now);  // `now`: the tick it was saved at
 
  private:
   enum class Access : uint8_t { low = 1, high = 2, low_high = 3 };

@@ -9,6 +9,7 @@
 #include "devices/serial_backend.h"
 #include "devices/serial_input.h"
 #include "devices/serial_output.h"
+#include "vmm/core/error.h"
 
 namespace minivmm {
 

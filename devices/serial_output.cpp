@@ -13,6 +13,8 @@
 #include <system_error>
 #include <utility>
 
+#include "vmm/core/error.h"
+
 namespace minivmm {
 
 namespace {

@@ -1,7 +1,7 @@
 // A serial back end on a pseudo-terminal.
 #include <fcntl.h>
-#include <cstdlib>
 #include <termios.h>
+#include <cstdlib>
 
 #include <array>
 #include <optional>
@@ -10,6 +10,7 @@
 #include "devices/serial_backend.h"
 #include "devices/serial_input.h"
 #include "devices/serial_output.h"
+#include "vmm/core/error.h"
 
 namespace minivmm {
 
