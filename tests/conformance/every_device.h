@@ -1,0 +1,64 @@
+// The fixture that runs a test against every registered device type over each transport.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tuple>
+
+#include "tests/conformance/fake_guest.h"
+#include "virtio/registry.h"
+
+namespace minivmm::test {
+
+class EveryDevice : public testing::TestWithParam<std::tuple<size_t, TransportKind>> {
+ protected:
+  const VirtioDeviceType& type() const { return virtio_device_types()[std::get<0>(GetParam())]; }
+  TransportKind transport_kind() const { return std::get<1>(GetParam()); }
+  bool pci() const { return transport_kind() == TransportKind::pci; }
+
+  std::unique_ptr<VirtioDevice> make_device(unsigned index = 0) {
+    return type().create(type().example_spec(folder_.path()),
+                         {.index = index, .cpus = 2, .log = log_, .time = time_});
+  }
+  std::unique_ptr<FakeGuest> make_guest() {
+    return std::make_unique<FakeGuest>(transport_kind(), make_device(), log_);
+  }
+  // A guest whose device runs.
+  std::unique_ptr<FakeGuest> running_guest() {
+    auto guest = make_guest();
+    guest->bring_up();
+    return guest;
+  }
+  // What must hold after any hostile act: a reset and a new start make the device work.
+  static void expect_recovers(FakeGuest& guest) {
+    guest.bring_up();
+    EXPECT_TRUE(guest.alive());
+  }
+  unsigned faults() const { return faults_.load(); }
+
+ private:
+  TempFolder folder_;
+  std::atomic<unsigned> faults_{0};
+  ManualTime time_;
+
+ protected:
+  Log log_{LogLevel::debug, [this](LogLevel, std::string_view) { ++faults_; }};
+};
+
+inline std::string every_device_name(const testing::TestParamInfo<std::tuple<size_t, TransportKind>>& info) {
+  return std::string(virtio_device_types()[std::get<0>(info.param)].name) +
+         (std::get<1>(info.param) == TransportKind::pci ? "_pci" : "_mmio");
+}
+
+// NOLINTNEXTLINE(cppcoreguidelines-macro-usage): gtest wants the suite's name in each file
+#define MV_FOR_EVERY_DEVICE(suite)                                                         \
+  INSTANTIATE_TEST_SUITE_P(                                                                \
+      Registry, suite,                                                                     \
+      testing::Combine(testing::Range(size_t{0}, ::minivmm::virtio_device_types().size()), \
+                       testing::Values(TransportKind::pci, TransportKind::mmio)),          \
+      every_device_name)
+
+}  // namespace minivmm::test

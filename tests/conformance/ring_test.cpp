@@ -1,0 +1,173 @@
+// Hostile rings and notifications against every device type: facts 5, 7 and 9.
+#include "tests/conformance/every_device.h"
+
+namespace minivmm::test {
+namespace {
+
+namespace status = virtio::status;
+
+class HostileRing : public EveryDevice {};
+
+TEST_P(HostileRing, AnAvailableIndexThatJumpsNeedsAReset) {
+  auto guest = running_guest();
+  guest->rings[0].set_avail_index(static_cast<uint16_t>(guest->rings[0].size() + 1));
+  guest->transport->kick(0);
+  EXPECT_TRUE(guest->wait_needs_reset());
+  EXPECT_EQ(guest->rings[0].used_index(), 0);
+  expect_recovers(*guest);
+}
+
+TEST_P(HostileRing, AnAvailableIndexThatGoesBackNeedsAReset) {
+  auto guest = running_guest();
+  ASSERT_TRUE(guest->alive());
+  guest->rings[0].set_avail_index(0xfff0);
+  guest->transport->kick(0);
+  EXPECT_TRUE(guest->wait_needs_reset());
+  expect_recovers(*guest);
+}
+
+TEST_P(HostileRing, AnEntryPastTheTableNeedsAReset) {
+  auto guest = running_guest();
+  guest->rings[0].offer(guest->rings[0].size());
+  guest->transport->kick(0);
+  EXPECT_TRUE(guest->wait_needs_reset());
+  expect_recovers(*guest);
+}
+
+TEST_P(HostileRing, TheSameHeadTwiceComesBackTwice) {
+  auto guest = running_guest();
+  guest->probe_chain(2);
+  guest->rings[0].offer(2);
+  guest->rings[0].offer(2);
+  guest->transport->kick(0);
+  ASSERT_TRUE(guest->wait_used(0, 2));
+  EXPECT_EQ(guest->rings[0].used(0).id, 2U);
+  EXPECT_EQ(guest->rings[0].used(1).id, 2U);
+  EXPECT_TRUE(guest->alive());
+}
+
+TEST_P(HostileRing, ABrokenQueueIgnoresFurtherKicks) {
+  auto guest = running_guest();
+  guest->rings[0].set_avail_index(1000);
+  guest->transport->kick(0);
+  ASSERT_TRUE(guest->wait_needs_reset());
+  guest->probe_chain(0);
+  guest->rings[0].set_avail_index(0);
+  guest->rings[0].offer(0);
+  guest->transport->kick(0);
+  guest->transport->notify(0);
+  guest->transport->transport().pause();  // joins the worker: it has seen the kicks, or never will
+  guest->transport->transport().resume();
+  guest->transport->set_status(0);
+  expect_recovers(*guest);
+}
+
+TEST_P(HostileRing, TheIndicesWrapAround) {
+  auto guest = running_guest();
+  guest->probe_chain(4);
+  for (unsigned i = 0; i < 66000; ++i) {
+    FakeRing& ring = guest->rings[0];
+    ring.offer(4);
+    if (ring.avail_index() % 64 != 0) continue;
+    guest->transport->kick(0);
+    ASSERT_TRUE(guest->wait_used(0, ring.avail_index()));
+  }
+  guest->transport->kick(0);
+  EXPECT_TRUE(guest->wait_used(0, guest->rings[0].avail_index()));
+}
+
+TEST_P(HostileRing, KicksBeforeDriverOkAreServedOnlyAfterIt) {
+  auto guest = make_guest();
+  guest->negotiate();
+  guest->transport->notify(0);
+  guest->set_up_queues();
+  guest->probe_chain(0);
+  guest->rings[0].offer(0);
+  guest->transport->kick(0);
+  guest->transport->notify(0);
+  EXPECT_EQ(guest->rings[0].used_index(), 0);
+  EXPECT_EQ(guest->transport->queue_interrupts(0).count(), 0U);
+  guest->drive();
+  EXPECT_TRUE(guest->wait_used(0, 1));
+}
+
+TEST_P(HostileRing, KicksAfterAResetTouchNothing) {
+  auto guest = running_guest();
+  ASSERT_TRUE(guest->alive());
+  guest->transport->set_status(0);
+  EXPECT_EQ(guest->transport->status(), 0);
+  const auto interrupts = guest->transport->queue_interrupts(0).count();
+  const auto used = guest->rings[0].used_index();
+  guest->rings[0].offer(4);
+  guest->transport->kick(0);
+  guest->transport->notify(0);
+  guest->transport->transport().reset();
+  EXPECT_EQ(guest->rings[0].used_index(), used);
+  EXPECT_EQ(guest->transport->queue_interrupts(0).count(), interrupts);
+  expect_recovers(*guest);
+}
+
+TEST_P(HostileRing, AResetWithRequestsQueuedStopsThemAll) {
+  auto guest = running_guest();
+  FakeRing& ring = guest->rings[0];
+  for (int round = 0; round < 20; ++round) {
+    guest->probe_chain(4);
+    for (int i = 0; i < ring.size(); ++i) ring.offer(4);
+    guest->transport->kick(0);
+    guest->transport->set_status(0);
+    const uint16_t used = ring.used_index();
+    const auto interrupts = guest->transport->queue_interrupts(0).count();
+    ASSERT_TRUE(guest->memory.fill(kBuffers + 0x1000, 513, std::byte{0xee}));
+    guest->transport->kick(0);
+    EXPECT_EQ(ring.used_index(), used);
+    EXPECT_EQ(guest->transport->queue_interrupts(0).count(), interrupts);
+    EXPECT_EQ(*guest->memory.load<uint8_t>(kBuffers + 0x1000), 0xee);
+    guest->bring_up();
+  }
+  EXPECT_TRUE(guest->alive());
+}
+
+TEST_P(HostileRing, ANotificationOfAQueueThatDoesNotExistIsIgnored) {
+  auto guest = running_guest();
+  const auto queues = static_cast<uint32_t>(guest->sizes.size());
+  const unsigned before = faults();
+  for (const uint32_t queue : {queues, queues + 1, 255U, 1000U}) guest->transport->notify(queue);
+  EXPECT_GT(faults(), before);
+  EXPECT_EQ(guest->transport->status(), FakeGuest::kRunning);
+  EXPECT_TRUE(guest->alive());
+}
+
+TEST_P(HostileRing, ANotificationByTheSlowPathWorks) {
+  auto guest = running_guest();
+  guest->probe_chain(4);
+  guest->rings[0].offer(4);
+  guest->transport->notify(0);
+  EXPECT_TRUE(guest->wait_used(0, 1));
+}
+
+TEST_P(HostileRing, EveryQueueWorks) {
+  auto guest = running_guest();
+  for (uint16_t queue = 0; queue < guest->sizes.size(); ++queue) EXPECT_TRUE(guest->alive(queue));
+}
+
+TEST_P(HostileRing, WorksWithoutEventIndexAndHonoursNoInterrupt) {
+  auto guest = make_guest();
+  guest->bring_up(virtio::kFeatureEventIdx);
+  ASSERT_TRUE(guest->alive());  // the first publication interrupts whatever the flags say
+  guest->rings[0].set_avail_flags(virtio::kAvailNoInterrupt);
+  const auto interrupts = guest->transport->queue_interrupts(0).count();
+  guest->probe_chain(4);
+  guest->rings[0].offer(4);
+  guest->transport->kick(0);
+  while (guest->rings[0].used_index() != 2) std::this_thread::yield();  // ends by the test's time limit
+  guest->transport->transport().pause();
+  EXPECT_EQ(guest->transport->queue_interrupts(0).count(), interrupts);
+  guest->transport->transport().resume();
+  guest->rings[0].set_avail_flags(0);
+  EXPECT_TRUE(guest->alive());
+}
+
+MV_FOR_EVERY_DEVICE(HostileRing);
+
+}  // namespace
+}  // namespace minivmm::test
