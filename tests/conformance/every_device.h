@@ -20,7 +20,9 @@ class EveryDevice : public testing::TestWithParam<std::tuple<size_t, TransportKi
   bool pci() const { return transport_kind() == TransportKind::pci; }
 
   std::unique_ptr<VirtioDevice> make_device(unsigned index = 0) {
-    return type().create(type().example_spec(folder_.path()),
+    const auto folder = folder_.path() / std::to_string(devices_made_++);  // no two share a disk
+    std::filesystem::create_directory(folder);
+    return type().create(type().example_spec(folder),
                          {.index = index, .cpus = 2, .log = log_, .time = time_});
   }
   std::unique_ptr<FakeGuest> make_guest() {
@@ -41,6 +43,7 @@ class EveryDevice : public testing::TestWithParam<std::tuple<size_t, TransportKi
 
  private:
   TempFolder folder_;
+  unsigned devices_made_ = 0;
   std::atomic<unsigned> faults_{0};
   ManualTime time_;
 
