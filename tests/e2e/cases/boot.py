@@ -1,0 +1,135 @@
+"""The machine that a stock kernel finds: kernels, CPUs, transports, memory, addresses, random numbers."""
+
+import re
+
+from harness import Vm, check, empty_disk, equal, case, run_script
+
+# What Debian's kernel says at level warn or worse on any VM of this kind, under QEMU as well. Each with its reason.
+HARMLESS = [
+    r"^Speculative Return Stack Overflow|^Spectre V2|^RETBleed|^MDS:|^TAA:|^MMIO Stale Data|^SRBDS|^GDS:|^SRSO",
+    r"[Ss]peculat",                                 # advice about mitigations, which depend on the host's CPU
+    r"^ENERGY_PERF_BIAS:",                          # an MSR that no VMM gives
+    r"^TSC synchronization|^Measured \d+ cycles TSC warp|^tsc: Marking TSC unstable",   # emulated CPUs drift
+    r"^clocksource: (timekeeping )?watchdog",       # L1's vCPUs are preempted for long on a busy machine
+    r"^clocksource:.*(skewed|wd_nsec|cs_nsec|wd-tsc)",
+    r"^hrtimer: interrupt took",                    # the same
+    r"^(rcu|sched): .*(stall|delayed)",             # the same
+    r"^random: crng|uninitialized urandom",
+    r"^i8042: No controller found",                 # a fact, where there is none
+    r"^platform rtc_cmos|^rtc_cmos .*(no alarms|alarms)",
+    r"^Run /init as init process|^  with (arguments|environment):|^    ",   # level debug on the real console only
+    r"module verification failed|loading out-of-tree module|tainting kernel",
+]
+
+
+def facts(text):
+    found = {}
+    for line in re.findall(r"^FACT (.*)$", text, re.MULTILINE):
+        key, _, value = line.partition(" ")
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def warnings(text):
+    return [line for level, line in re.findall(r"^DMESG (\d) (.*)$", text, re.MULTILINE)
+            if not any(re.search(pattern, line) for pattern in HARMLESS)]
+
+
+def boots(kernel, cpus, transport):
+    disk = empty_disk("disk.img", 8)
+    text = run_script("facts", "--cpus", str(cpus), "--transport", transport, "--disk", f"{disk},serial=e2e-serial",
+                      kernel=kernel)
+    check("FACTS-END" in text, "the guest's script did not come to its end")
+    found = facts(text)
+    equal("nproc", found["nproc"], [str(cpus)])
+    equal("the disks", [d.split(" driver=")[0] for d in found["disk"]], ["vda sectors=16384 ro=0 serial=e2e-serial"])
+    check(105000 < int(found["mem_kib"][0]) < 131072 or int(found["mem_kib"][0]) > 60000,
+          f"MemTotal is {found['mem_kib'][0]} KiB of 128 MiB")
+    equal("the clock source", found["clocksource"], ["kvm-clock"])
+    check(int(found["year"][0]) >= 2024, f"the guest's clock says {found['year'][0]}")
+    equal("level warn or worse in dmesg", warnings(text), [])
+
+
+@case
+def bzImage_boots_on_1_cpu_with_virtio_pci():
+    boots("kernel", 1, "pci")
+
+
+@case
+def bzImage_boots_on_2_cpus_with_virtio_mmio():
+    boots("kernel", 2, "mmio")
+
+
+@case
+def vmlinux_boots_on_1_cpu_with_virtio_mmio():
+    boots("vmlinux", 1, "mmio")
+
+
+@case
+def vmlinux_boots_on_2_cpus_with_virtio_pci():
+    boots("vmlinux", 2, "pci")
+
+
+@case
+def eight_cpus_come_up():
+    found = facts(run_script("facts", "--cpus", "8", memory="256M"))
+    equal("nproc", found["nproc"], ["8"])
+
+
+def ram_ranges(text):
+    return [(int(a, 16), int(b, 16)) for a, b in
+            re.findall(r"^IOMEM ([0-9a-f]+)-([0-9a-f]+) : System RAM", text, re.MULTILINE)]
+
+
+@case
+def memory_of_6_GiB_works_on_both_sides_of_the_hole():
+    four_gib = 4 << 30
+    text = run_script("facts", memory="6G")
+    ranges = ram_ranges(text)
+    total = sum(end + 1 - start for start, end in ranges)
+    check((6 << 30) - (2 << 20) < total <= 6 << 30, f"System RAM adds up to {total} bytes: {ranges}")
+    high = [r for r in ranges if r[0] >= four_gib]
+    equal("the number of ranges above 4 GiB", len(high), 1)
+    equal("the start of the memory above 4 GiB", high[0][0], four_gib)
+    # To touch samples instead of 6 GiB: keep from the kernel what is above 4 GiB but for the last 256 MiB. It takes
+    # those first, so 640 MiB are 256 at the very end and 384 below the hole.
+    end = high[0][1] + 1
+    text = run_script("memory", extra=[f"memmap={end - four_gib - (256 << 20):#x}${four_gib:#x}", "mv.mib=640"],
+                      memory="6G", timeout=600)
+    pages = {(when, zone): int(n) for when, zone, n in re.findall(r"^ZONE (\w+) (\w+) (\d+)$", text, re.MULTILINE)}
+    for zone in ("DMA32", "Normal"):
+        used_mib = (pages["before", zone] - pages["after", zone]) >> 8
+        check(used_mib >= 64, f"only {used_mib} MiB of zone {zone} were touched: {pages}")
+
+
+@case
+def the_kernel_is_at_another_address_at_every_boot():
+    seen = [facts(run_script("facts"))["text"][0] for _ in range(3)]
+    check(len(set(seen)) > 1, f"_text was at {seen[0]} three times")
+
+
+@case
+def nokaslr_keeps_the_kernel_where_it_was_linked():
+    equal("_text", facts(run_script("facts", extra=["nokaslr"]))["text"], ["ffffffff81000000"])
+
+
+@case
+def the_guest_has_a_hardware_random_number_generator():
+    first, second = (facts(run_script("facts")) for _ in range(2))
+    check(first["rng"][0].startswith("virtio_rng"), f"the guest's random number generator is '{first['rng'][0]}'")
+    check(re.fullmatch(r"[0-9a-f]{64}", first["random"][0]), f"32 random bytes are '{first['random'][0]}'")
+    check(first["random"] != second["random"], "two guests got the same random bytes")
+
+
+@case
+def serial_input_of_1_MiB_arrives_intact():
+    import hashlib
+    import os
+    # Printable, since the terminal is not under test here, and Ctrl-A is minivmm's own.
+    data = os.urandom(1 << 19).hex().encode()
+    with Vm("--no-reboot", "--cpus", "2", "--append", "quiet mv.script=serial-input") as vm:
+        vm.expect(r"^SERIAL-READY")
+        vm.send(data)
+        found = vm.expect(r"^SERIAL-MD5 ([0-9a-f]{32})", 600)[1]
+        equal("the md5 of what came", found, hashlib.md5(data).hexdigest())
+        vm.expect_exit(0)
