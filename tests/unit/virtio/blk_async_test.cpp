@@ -1,0 +1,201 @@
+// The block device on a back end whose requests end when the test says: fact 15, and flushes.
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <future>
+#include <thread>
+
+#include "tests/conformance/fake_guest.h"
+#include "virtio/device/blk.h"
+#include "virtio/device/blk_request.h"
+
+namespace minivmm::test {
+namespace {
+
+using virtio::kDescNext;
+using virtio::kDescWrite;
+
+// Holds requests until finish(), or until they are given up.
+class HeldDisk final : public BlockBackend {
+ public:
+  uint64_t capacity() const override { return 1 << 20; }
+  bool read_only() const override { return false; }
+  BlockGeometry geometry() const override { return {}; }
+  void submit(const BlockRequest& request, BlockCompletion done) override {
+    const std::scoped_lock lock(mutex_);
+    held_.push_back({request, done});
+    submitted.add();
+  }
+  // Ends the oldest request on the calling thread.
+  void finish(Result<void> result = {}) {
+    Held held = take();
+    if (result && held.request.op == BlockOp::read) {
+      for (const iovec& piece : held.request.data) std::memset(piece.iov_base, 'r', piece.iov_len);
+    }
+    held.done(result);
+  }
+  // Ends the oldest request as a back end must once it is to be given up.
+  void wait_until_given_up() {
+    Held held = take();
+    while (!held.request.stop->give_up()) std::this_thread::yield();
+    held.done(fail(Errc::closed, "stopped"));
+  }
+  BlockOp oldest() {
+    const std::scoped_lock lock(mutex_);
+    return held_.front().request.op;
+  }
+
+  Counter submitted;
+
+ private:
+  struct Held {
+    BlockRequest request;
+    BlockCompletion done;
+  };
+  Held take() {
+    const std::scoped_lock lock(mutex_);
+    MV_CHECK(!held_.empty());
+    Held held = held_.front();
+    held_.pop_front();
+    return held;
+  }
+  std::mutex mutex_;
+  std::deque<Held> held_;
+};
+
+class BlkAsync : public testing::Test {
+ protected:
+  BlkAsync() {
+    auto disk = std::make_unique<HeldDisk>();
+    disk_ = disk.get();
+    guest_ = std::make_unique<FakeGuest>(
+        TransportKind::mmio, std::make_unique<VirtioBlk>(std::move(disk), VirtioBlk::Options{.serial = "s"}),
+        log_);
+  }
+  // Offers a request with header, one sector of data and status, in descriptors from `head` on.
+  void offer(uint16_t head, uint32_t type) {
+    const Gpa base = kBuffers + uint64_t{0x1000} * head;
+    ASSERT_TRUE(guest_->memory.store(base, blk::Header{type, 0, 0}));
+    ASSERT_TRUE(guest_->memory.fill(base + 0x100, 513, std::byte{0xee}));
+    const bool in = type == blk::kTypeIn;
+    FakeRing& ring = guest_->rings[0];
+    ring.descriptor(head, base, 16, kDescNext,
+                    static_cast<uint16_t>(head + (type == blk::kTypeFlush ? 2 : 1)));
+    ring.descriptor(static_cast<uint16_t>(head + 1), base + 0x100, 512,
+                    static_cast<uint16_t>(kDescNext | (in ? kDescWrite : 0)),
+                    static_cast<uint16_t>(head + 2));
+    ring.descriptor(static_cast<uint16_t>(head + 2), base + 0x300, 1, kDescWrite);
+    const uint64_t seen = disk_->submitted.count();
+    ring.offer(head);
+    guest_->transport->kick(0);
+    ASSERT_TRUE(disk_->submitted.wait_past(seen));
+  }
+  uint8_t data(uint16_t head) {
+    return *guest_->memory.load<uint8_t>(kBuffers + uint64_t{0x1000} * head + 0x100);
+  }
+  uint8_t status(uint16_t head) {
+    return *guest_->memory.load<uint8_t>(kBuffers + uint64_t{0x1000} * head + 0x300);
+  }
+
+  Log log_;
+  HeldDisk* disk_ = nullptr;
+  std::unique_ptr<FakeGuest> guest_;
+};
+
+TEST_F(BlkAsync, CompletesOnAnotherThreadAndOutOfOrderOfNothingElse) {
+  guest_->bring_up();
+  offer(0, blk::kTypeIn);
+  offer(4, blk::kTypeIn);
+  std::thread([this] { disk_->finish(); }).join();
+  ASSERT_TRUE(guest_->wait_used(0, 1));
+  EXPECT_EQ(guest_->rings[0].used(0).id, 0U);
+  EXPECT_EQ(guest_->rings[0].used(0).len, 513U);
+  EXPECT_EQ(data(0), 'r');
+  EXPECT_EQ(status(4), 0xee);
+  disk_->finish();
+  ASSERT_TRUE(guest_->wait_used(0, 2));
+}
+
+TEST_F(BlkAsync, AFlushIsNotAcknowledgedBeforeItIsDone) {
+  guest_->bring_up();
+  offer(0, blk::kTypeFlush);
+  EXPECT_EQ(guest_->rings[0].used_index(), 0);
+  EXPECT_EQ(status(0), 0xee);
+  disk_->finish();
+  ASSERT_TRUE(guest_->wait_used(0, 1));
+  EXPECT_EQ(status(0), 0);
+}
+
+TEST_F(BlkAsync, AFailedFlushIsAnError) {
+  guest_->bring_up();
+  offer(0, blk::kTypeFlush);
+  disk_->finish(fail(Errc::io, "failed"));
+  ASSERT_TRUE(guest_->wait_used(0, 1));
+  EXPECT_EQ(status(0), 1);
+}
+
+TEST_F(BlkAsync, WithoutTheFlushFeatureAWriteIsDurableWhenItCompletes) {
+  guest_->bring_up(virtio::feature_bit(blk::kFeatureFlush));
+  offer(0, blk::kTypeOut);
+  const uint64_t seen = disk_->submitted.count();
+  disk_->finish();
+  ASSERT_TRUE(disk_->submitted.wait_past(seen));
+  EXPECT_EQ(disk_->oldest(), BlockOp::flush);
+  EXPECT_EQ(guest_->rings[0].used_index(), 0);
+  disk_->finish();
+  ASSERT_TRUE(guest_->wait_used(0, 1));
+  EXPECT_EQ(status(0), 0);
+}
+
+TEST_F(BlkAsync, AResetWaitsForWhatIsInFlightAndNothingCompletesAfterIt) {
+  guest_->bring_up();
+  offer(0, blk::kTypeIn);
+  auto reset = std::async(std::launch::async, [this] { guest_->transport->transport().set_status(0); });
+  disk_->wait_until_given_up();
+  reset.get();
+  EXPECT_EQ(guest_->transport->status(), 0);
+  EXPECT_EQ(guest_->rings[0].used_index(), 0);
+  EXPECT_EQ(data(0), 0xee);
+  EXPECT_EQ(status(0), 0xee);
+  guest_->bring_up();
+  offer(0, blk::kTypeIn);
+  disk_->finish();
+  EXPECT_TRUE(guest_->wait_used(0, 1));
+}
+
+TEST_F(BlkAsync, ARequestThatFinishesDuringAPauseIsSeenBeforeThePauseEnds) {
+  guest_->bring_up();
+  offer(0, blk::kTypeIn);
+  auto pause = std::async(std::launch::async, [this] { guest_->transport->transport().pause(); });
+  disk_->finish();
+  pause.get();
+  EXPECT_EQ(guest_->rings[0].used_index(), 1);
+}
+
+TEST_F(BlkAsync, AGivenUpRequestIsExecutedAgainAfterThePause) {
+  guest_->bring_up();
+  offer(0, blk::kTypeIn);
+  auto pause = std::async(std::launch::async, [this] { guest_->transport->transport().pause(); });
+  disk_->wait_until_given_up();
+  pause.get();
+  EXPECT_EQ(guest_->rings[0].used_index(), 0);
+  const uint64_t seen = disk_->submitted.count();
+  guest_->transport->transport().resume();
+  ASSERT_TRUE(disk_->submitted.wait_past(seen));
+  disk_->finish();
+  ASSERT_TRUE(guest_->wait_used(0, 1));
+  EXPECT_EQ(data(0), 'r');
+}
+
+TEST_F(BlkAsync, ADeviceWithRequestsInFlightCanBeDestroyed) {
+  guest_->bring_up();
+  offer(0, blk::kTypeIn);
+  HeldDisk* disk = disk_;
+  std::thread ender([disk] { disk->wait_until_given_up(); });
+  guest_->transport.reset();
+  ender.join();
+  EXPECT_EQ(guest_->rings[0].used_index(), 0);
+}
+
+}  // namespace
+}  // namespace minivmm::test
