@@ -13,7 +13,8 @@ from common import Interrupted, Job, RigError
 HELP = """\
 Runs COMMAND on a machine whose /dev/kvm is Linux's real kvm_amd, even if this one has no virtualization hardware:
 QEMU emulates an AMD CPU with SVM, Debian's stock kernel boots on it (that is L1), and COMMAND runs there on this
-machine's own file system. Everything is emulated: take ratios from it, never absolute times.
+machine's own file system. Everything is emulated: take ratios from it, never absolute times. The CPU has no XSAVE,
+and so no AVX (this emulation of it under SVM is wrong): a guest of the x86-64-v3 model cannot run there.
 
 What COMMAND finds:
   its files      this machine's whole file system, at the same paths; what it writes there is forgotten at the end
