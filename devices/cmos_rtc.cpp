@@ -51,7 +51,7 @@ constexpr uint32_t kNsPerSecond = 1000000000;
 constexpr uint32_t kUpdatingNs = 300000;
 constexpr uint64_t kOscillatorHz = 32768;
 constexpr int64_t kSecondsPerDay = 86400;
-constexpr int64_t kMaxOffset = int64_t{1} << 40;  // more than the years 0 to 9999 can be apart
+constexpr int64_t kMaxOffset = int64_t{1} << 38;  // more than the years 0 to 9999 can be apart
 
 constexpr uint16_t kFieldBytes = 1;
 constexpr uint16_t kFieldIndex = 2;
@@ -104,6 +104,7 @@ void CmosRtc::reset() {
 void CmosRtc::pause() {
   const std::scoped_lock lock(mutex_);
   paused_ = true;
+  armed_ = false;
   timer_->cancel();
 }
 
@@ -245,7 +246,7 @@ void CmosRtc::update() {
     irq_high_ = high;
     irq8_.set(high);
   }
-  timer_->cancel();
+  if (std::exchange(armed_, false)) timer_->cancel();
   // With the line high the guest has to read C before anything more can happen to it.
   if (high || enabled == 0 || paused_) return;
 
@@ -270,12 +271,15 @@ void CmosRtc::update() {
                     std::chrono::nanoseconds((rest + kOscillatorHz - 1) / kOscillatorHz);
     consider(epoch_ + at - time_.now());
   }
-  if (wait) timer_->arm(time_.now() + *wait);
+  if (!wait) return;
+  timer_->arm(time_.now() + *wait);
+  armed_ = true;
 }
 
 void CmosRtc::on_timer() {
   const std::scoped_lock lock(mutex_);
   if (paused_) return;
+  armed_ = false;
   advance();
   update();
 }

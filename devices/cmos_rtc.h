@@ -75,6 +75,7 @@ class CmosRtc final : public IoDevice, public StateUnit {
   int64_t offset_s_ = 0;  // the guest's clock minus the host's, in seconds
   Now seen_{};            // the time of the last advance()
   bool irq_high_ = false;
+  bool armed_ = false;
   bool paused_ = false;
   Clock::time_point epoch_;
   std::unique_ptr<Timer> timer_;

@@ -24,6 +24,7 @@ constexpr uint64_t kRefreshTicks = 18;  // counter 1's period on a PC: 15 us
 
 // 200 us. A guest may ask for a thousand times more interrupts than the host should deliver.
 constexpr uint64_t kMinIrqTicks = kPitHz / 5000;
+constexpr uint64_t kMaxIrqTicks = 0x10001 + kMinIrqTicks;  // and never further ahead than this
 
 constexpr int64_t kNsPerSecond = 1000000000;
 
@@ -43,6 +44,7 @@ Clock::duration from_ticks(uint64_t ticks) {
 constexpr uint16_t kFieldTicks = 1;
 constexpr uint16_t kFieldPort61 = 2;
 constexpr uint16_t kFieldChannel = 3;
+constexpr uint16_t kFieldNextIrq = 4;  // 0: none
 
 }  // namespace
 
@@ -82,7 +84,7 @@ void I8254::resume() {
   if (!paused_at_) return;
   set_ticks(*paused_at_);
   paused_at_.reset();
-  schedule(ticks());
+  if (next_irq_) timer_->arm(epoch_ + from_ticks(*next_irq_));
 }
 
 // Arms the timer for channel 0's next rising edge, but not sooner than kMinIrqTicks after the last.
@@ -179,6 +181,7 @@ void I8254::save(StateWriter& w) const {
   const std::scoped_lock lock(mutex_);
   w.field(kFieldTicks, ticks());
   w.field(kFieldPort61, port61_bits_);
+  w.field(kFieldNextIrq, next_irq_.value_or(0));
   for (const PitChannel& channel : channels_)
     w.group(kFieldChannel, [&](StateWriter& group) { channel.save(group); });
 }
@@ -186,11 +189,13 @@ void I8254::save(StateWriter& w) const {
 Result<void> I8254::load(StateReader& r) {
   auto saved_ticks = r.need<uint64_t>(kFieldTicks);
   auto port61_bits = r.need<uint8_t>(kFieldPort61);
+  auto next_irq = r.need<uint64_t>(kFieldNextIrq);
   auto groups = r.groups(kFieldChannel, kChannels);
-  if (!saved_ticks || !port61_bits || !groups || groups->size() != kChannels)
+  if (!saved_ticks || !port61_bits || !next_irq || !groups || groups->size() != kChannels)
     return fail(Errc::corrupt, "a saved timer is incomplete");
   // The ticks count from the timer's making: 2^40 of them are ten days, 2^50 thirty years.
-  if (*saved_ticks >> 50 != 0) return fail(Errc::corrupt, "a saved timer's clock is impossible");
+  if (*saved_ticks >> 50 != 0 || *next_irq > *saved_ticks + kMaxIrqTicks)
+    return fail(Errc::corrupt, "a saved timer's clock is impossible");
   std::array<PitChannel, kChannels> channels;
   for (unsigned i = 0; i < kChannels; ++i) {
     auto channel = PitChannel::parse((*groups)[i], *saved_ticks);
@@ -203,8 +208,12 @@ Result<void> I8254::load(StateReader& r) {
   port61_bits_ = *port61_bits & kPort61Writable;
   set_ticks(*saved_ticks);
   last_irq_ = *saved_ticks;
+  timer_->cancel();
   next_irq_.reset();
-  schedule(*saved_ticks);
+  if (*next_irq != 0) {
+    next_irq_ = *next_irq;
+    if (!paused_at_) timer_->arm(epoch_ + from_ticks(*next_irq));
+  }
   return {};
 }
 

@@ -59,6 +59,7 @@ void SerialInput::on_readable() {
   }
   std::span<std::byte> data = std::span(buffer).first(static_cast<size_t>(n));
   if (filter_) data = data.first(filter_(data));
+  data = data.first(std::min(data.size(), room));
   if (!data.empty()) port_->input(data);
 }
 

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -81,7 +82,9 @@ void SocketSerial::listen_on(const std::string& path) {
     if (errno != EADDRINUSE) throw_errno(tried, "name a path in a directory that can be written");
     // A socket that refuses is one whose owner has died; anything else there is not ours to remove.
     const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    const bool stale = probe && ::connect(probe.get(), generic, sizeof address) != 0 && errno == ECONNREFUSED;
+    struct stat info{};
+    const bool stale = ::lstat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode) && probe &&
+                       ::connect(probe.get(), generic, sizeof address) != 0 && errno == ECONNREFUSED;
     if (!stale || ::unlink(path.c_str()) != 0 || ::bind(listener_.get(), generic, sizeof address) != 0) {
       errno = EADDRINUSE;
       throw_errno(tried, "another program uses that path: name another");

@@ -4,11 +4,16 @@
 
 #include <atomic>
 #include <boost/asio/dispatch.hpp>
+#include <boost/asio/error.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <cerrno>
+#include <mutex>
+#include <optional>
+#include <utility>
 
 #include "vmm/core/error.h"
 
@@ -35,17 +40,8 @@ class LoopTimer final : public Timer {
     asio::post(state_->timer.get_executor(), [s = state_] { s->timer.cancel(); });
   }
 
-  void arm(Clock::time_point deadline) override {
-    asio::dispatch(state_->timer.get_executor(), [s = state_, deadline] {
-      s->timer.expires_at(deadline);
-      s->timer.async_wait([s](const boost::system::error_code& error) {
-        if (!error && !s->dead) s->on_expiry();
-      });
-    });
-  }
-  void cancel() override {
-    asio::dispatch(state_->timer.get_executor(), [s = state_] { s->timer.cancel(); });
-  }
+  void arm(Clock::time_point deadline) override { request(deadline); }
+  void cancel() override { request(std::nullopt); }
 
  private:
   struct State {
@@ -53,7 +49,38 @@ class LoopTimer final : public Timer {
     asio::steady_timer timer;
     std::function<void()> on_expiry;
     std::atomic<bool> dead{false};
+    std::mutex mutex;
+    std::optional<Clock::time_point> wanted;
+    bool posted = false;  // apply() is going to run
   };
+
+  // A guest that programs its timers faster than the loop runs must not fill the loop's queue: at most one
+  // request of a timer is on its way, and takes the newest wish with it.
+  void request(std::optional<Clock::time_point> deadline) {
+    {
+      const std::scoped_lock lock(state_->mutex);
+      state_->wanted = deadline;
+      if (std::exchange(state_->posted, true)) return;
+    }
+    asio::dispatch(state_->timer.get_executor(), [s = state_] { apply(s); });
+  }
+  static void apply(const std::shared_ptr<State>& s) {
+    std::optional<Clock::time_point> deadline;
+    {
+      const std::scoped_lock lock(s->mutex);
+      s->posted = false;
+      deadline = s->wanted;
+    }
+    if (!deadline || s->dead) {
+      s->timer.cancel();
+      return;
+    }
+    s->timer.expires_at(*deadline);
+    s->timer.async_wait([s](const boost::system::error_code& error) {
+      if (!error && !s->dead) s->on_expiry();
+    });
+  }
+
   std::shared_ptr<State> state_;
 };
 
@@ -65,9 +92,10 @@ class LoopWatch final : public Watch {
     if (copy < 0) throw_errno("watch a descriptor");
     boost::system::error_code error;
     state_->descriptor.assign(copy, error);
-    if (error) {  // epoll cannot watch a regular file: it is always ready
+    if (error) {
       ::close(copy);
-      state_->always_ready = true;
+      errno = error.value();
+      throw_errno("watch a descriptor");
     }
     asio::post(state_->io, [s = state_] { wait(s); });
   }
@@ -102,6 +130,12 @@ class LoopWatch final : public Watch {
     s->waiting = true;
     auto ready = [s](const boost::system::error_code& error) {
       s->waiting = false;
+      if (error ==
+          asio::error::operation_not_supported) {  // epoll has no regular files: they are always ready
+        s->always_ready = true;
+        wait(s);
+        return;
+      }
       if (error || s->dead || s->paused) return;
       s->on_ready();
       wait(s);
