@@ -3,7 +3,7 @@ include(CMakePackageConfigHelpers)
 install(TARGETS minivmm EXPORT minivmm-targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY vmm devices virtio boot DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/minivmm
-        FILES_MATCHING PATTERN "*.h" PATTERN "vmm/kvm" EXCLUDE)
+        FILES_MATCHING PATTERN "*.h")
 install(EXPORT minivmm-targets NAMESPACE minivmm:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/minivmm)
 configure_package_config_file(cmake/minivmm-config.cmake.in ${CMAKE_BINARY_DIR}/minivmm-config.cmake
                               INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/minivmm)

@@ -1,7 +1,7 @@
 #include "vmm/kvm/exit_report.h"
 
 #include <fmt/format.h>
-#include <linux/kvm.h>
+#include "vmm/kvm/kvm_abi.h"
 
 #include <array>
 

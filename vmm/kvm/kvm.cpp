@@ -2,10 +2,10 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/kvm.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "vmm/kvm/kvm_abi.h"
 
 #include <cerrno>
 #include <fstream>

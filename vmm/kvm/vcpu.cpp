@@ -1,10 +1,10 @@
 #include "vmm/kvm/vcpu.h"
 
 #include <fmt/format.h>
-#include <linux/kvm.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include "vmm/kvm/kvm_abi.h"
 
 #include <cerrno>
 #include <csignal>
@@ -118,9 +118,13 @@ void Vcpu::park() {
 
 void Vcpu::wait_for_request() {
   std::unique_lock lock(mutex_);
-  thread_state_ = Thread::parked;
-  changed_.notify_all();
-  changed_.wait(lock, [this] { return request_.load(std::memory_order_relaxed) != Request::pause; });
+  do {  // resumed and paused again before this thread woke: park again, for wait_paused() waits for it
+    thread_state_ = Thread::parked;
+    changed_.notify_all();
+    changed_.wait(lock, [this] {
+      return thread_state_ != Thread::parked || request_.load(std::memory_order_relaxed) != Request::pause;
+    });
+  } while (request_.load(std::memory_order_relaxed) == Request::pause);
   std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_relaxed);
   take_pending_kick();
   thread_state_ = Thread::running;

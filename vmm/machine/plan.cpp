@@ -72,6 +72,7 @@ void plan_virtio(MachinePlan& plan, const MachineConfig& config) {
   }
   uint32_t slot = pci ? 1 : 0;  // the host bridge has PCI slot 0
   for (const VirtioConfig& device : config.virtio) {
+    if (device.spec == "off") continue;
     const unsigned index = count[device.type]++;
     const std::string name = fmt::format("virtio-{}.{}", device.type, index);
     plan.virtio.push_back({device, index, slot});

@@ -2,7 +2,7 @@
 
 #include <cpuid.h>
 #include <fmt/format.h>
-#include <linux/kvm.h>
+#include "vmm/kvm/kvm_abi.h"
 
 #include <algorithm>
 #include <array>

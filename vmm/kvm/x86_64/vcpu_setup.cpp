@@ -1,7 +1,7 @@
 // What differs by CPU family in making, starting and resetting a vCPU.
 #include <fmt/format.h>
-#include <linux/kvm.h>
 #include <sys/mman.h>
+#include "vmm/kvm/kvm_abi.h"
 
 #include <array>
 #include <cstring>
