@@ -28,7 +28,8 @@ def qemu(job, kernel, initrd, fds):
         return ["-fsdev", ",".join([f"local,id={tag},path={path.replace(',', ',,')},security_model=none", *flags]),
                 "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
 
-XX            "-smp", str(job.options.cpus), "-m", str(job.options.memory), "-nodefaults", "-display", "none",
+    argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", CPU,
+            "-smp", str(job.options.cpus), "-m", str(job.options.memory), "-nodefaults", "-display", "none",
             "-no-reboot", "-net", "none", "-serial", f"file:{job.work}/console",
             "-kernel", kernel, "-initrd", initrd, "-append", CMDLINE,
             "-drive", f"if=none,id=scratch,file={job.work}/scratch,format=raw,cache=unsafe",
