@@ -70,11 +70,16 @@ class Job:
 
     def __exit__(self, kind, error, trace):
         shutil.rmtree(self.work, ignore_errors=True)
+        self.drop_empty_out()
+        if not self.given_out and os.path.exists(self.out):
+            print(f"rig: what the command put into $RIG_OUT is in {self.out}", file=sys.stderr)
+
+    def drop_empty_out(self):
         if not self.given_out:
             try:
                 os.rmdir(self.out)
             except OSError:
-                print(f"rig: what the command put into $RIG_OUT is in {self.out}", file=sys.stderr)
+                pass   # it is not empty, or has gone already
 
     @staticmethod
     def interrupt(number, frame):
@@ -187,6 +192,7 @@ class Janitor:
             if terminal is not None:
                 termios.tcsetattr(0, termios.TCSANOW, terminal)
             shutil.rmtree(job.work, ignore_errors=True)
+            job.drop_empty_out()
 
     def close(self):
         """Ends the emulator; when this returns, nothing of it is left."""
