@@ -174,9 +174,11 @@ void PitChannel::latch_count(uint64_t now) {
 void PitChannel::latch_status(uint64_t now) {
   settle(now);
   if (s_.status) return;
-  s_.status =
-      static_cast<uint8_t>((output(now) ? 0x80 : 0) | (s_.null_count || s_.next_reload != 0 ? 0x40 : 0) |
-                           static_cast<unsigned>(s_.access) << 4 | s_.mode << 1 | (s_.bcd ? 1 : 0));
+  const bool null_count = s_.null_count || s_.next_reload != 0;
+  const unsigned access = static_cast<unsigned>(s_.access) << 4;
+  const unsigned mode = static_cast<unsigned>(s_.mode) << 1;
+  s_.status = static_cast<uint8_t>((output(now) ? 0x80U : 0) | (null_count ? 0x40U : 0) | access | mode |
+                                   (s_.bcd ? 1U : 0));
 }
 
 uint8_t PitChannel::read(uint64_t now) {

@@ -1,7 +1,8 @@
 #include "devices/pci/bus.h"
 
 #include <algorithm>
-#include <iterator>
+#include <tuple>
+#include <utility>
 
 #include "vmm/core/state.h"
 
@@ -39,6 +40,12 @@ class HostBridge final : public PciFunction {
 
 bool good_width(size_t width) {
   return width == 1 || width == 2 || width == 4;
+}
+
+// Within the four data ports.
+bool good_data_access(uint64_t offset, size_t width) {
+  return good_width(width) && offset >= 4 && offset < kPciConfigPortsSize &&
+         width <= kPciConfigPortsSize - offset;
 }
 
 }  // namespace
@@ -137,6 +144,7 @@ void PciBus::replace_windows() {
 void PciBus::assign_bars_locked(bool& all_fit) {
   struct Todo {
     PciFunction* function;
+    size_t order;  // of slots, then BARs
     unsigned bar;
     uint64_t size;
   };
@@ -148,14 +156,16 @@ void PciBus::assign_bars_locked(bool& all_fit) {
     for (unsigned bar = 0; bar < kPciBars; ++bar) {
       if (config.bar_kind(bar) == PciBarKind::none) continue;
       if (config.bar_address(bar) == 0) {
-        todo.push_back({slot.function, bar, config.bar_size(bar)});
+        todo.push_back({slot.function, todo.size(), bar, config.bar_size(bar)});
       } else {
         taken.push_back({config.bar_address(bar), config.bar_size(bar)});
       }
     }
   }
-  // Largest first wastes least; stable, so a slot's address depends on nothing but the machine's make-up.
-  std::ranges::stable_sort(todo, std::greater{}, &Todo::size);
+  // Largest first wastes least; in order of slots, so that an address depends only on the machine's make-up.
+  std::ranges::sort(todo, [](const Todo& a, const Todo& b) {
+    return std::tie(b.size, a.order) < std::tie(a.size, b.order);
+  });
 
   const auto find_room = [&](const Window& window, uint64_t size) -> uint64_t {
     if (window.size < size) return 0;
@@ -231,8 +241,7 @@ IoStatus PciBus::ConfigPorts::read(uint64_t offset, std::span<std::byte> data) {
     return IoStatus::ok;
   }
   std::ranges::fill(data, std::byte{0xff});
-  if (offset < 4 || !good_width(data.size()) || offset + data.size() > kPciConfigPortsSize)
-    return IoStatus::bad_access;
+  if (!good_data_access(offset, data.size())) return IoStatus::bad_access;
   const uint32_t address = bus_.address_;
   if ((address & kAddressEnable) == 0 || (address >> 16 & 0xff) != 0) return IoStatus::ok;
   bus_.config_read(address >> 11 & 0x1f, address >> 8 & 0x7,
@@ -248,8 +257,7 @@ IoStatus PciBus::ConfigPorts::write(uint64_t offset, std::span<const std::byte> 
     bus_.address_ = static_cast<uint32_t>(load_le(data)) & kAddressWritable;
     return IoStatus::ok;
   }
-  if (offset < 4 || !good_width(data.size()) || offset + data.size() > kPciConfigPortsSize)
-    return IoStatus::bad_access;
+  if (!good_data_access(offset, data.size())) return IoStatus::bad_access;
   const uint32_t address = bus_.address_;
   if ((address & kAddressEnable) == 0 || (address >> 16 & 0xff) != 0) return IoStatus::ok;
   bus_.config_write(address >> 11 & 0x1f, address >> 8 & 0x7,
