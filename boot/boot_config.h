@@ -13,13 +13,13 @@
 namespace minivmm {
 
 struct BootConfig {
-  std::string cmdline;
-  std::shared_ptr<const Initrd> initrd;  // none: nullptr
-  std::vector<E820Entry> e820;           // from build_e820(); empty: all of guest memory
-  std::vector<GuestMemory::Range>
-      reserved;                 // RAM that nothing is to be placed on, beyond what e820 keeps out
+  std::string cmdline = {};
+  std::shared_ptr<const Initrd> initrd = {};  // none: nullptr
+  std::vector<E820Entry> e820 = {};           // from build_e820(); empty: all of guest memory
+  // RAM that nothing is to be placed on, beyond what e820 keeps out.
+  std::vector<GuestMemory::Range> reserved = {};
   Gpa rsdp{0};                  // 0: no ACPI tables
-  bool has_la57 = false;        // the guest's CPUID.(7,0):ECX[16]
+  bool has_la57 = false;        // the guest CPU has 5-level paging: CPUID.(7,0):ECX[16]
   bool memory_is_zero = false;  // fresh RAM that nobody wrote to: spares zeroing .bss
   bool unpack = true;           // false: always let the kernel's own decompressor work
   bool prefer_pvh = true;       // false: enter an ELF at its plain entry even if it has a PVH note

@@ -40,7 +40,8 @@ std::string short_version(const std::string& version) {
   return version.substr(0, version.find(' '));
 }
 
-Result<void> check_header(const SetupHeader& h) {
+// What even an old, shorter header has.
+Result<void> check_protocol(const SetupHeader& h) {
   if (h.boot_flag != kBootFlag) return fail(Errc::invalid, "its boot flag at 0x1fe is not 0xaa55");
   if (h.version < kOldestProtocol)
     return fail(Errc::unsupported, "its boot protocol is older than 2.06 (Linux 2.6.22); use a newer kernel");
@@ -50,6 +51,10 @@ Result<void> check_header(const SetupHeader& h) {
     return fail(
         Errc::unsupported,
         "it has no 64-bit entry point (a 32-bit kernel, or older than Linux 3.8); use an x86-64 kernel");
+  return {};
+}
+
+Result<void> check_fields(const SetupHeader& h) {
   if (!std::has_single_bit(h.kernel_alignment) || h.kernel_alignment < kPageSize ||
       h.kernel_alignment > kMaxAlignment)
     return fail(Errc::invalid, "its kernel_alignment is no power of two from 4 KiB to 1 GiB");
@@ -82,9 +87,10 @@ Result<BzImage> BzImage::parse(std::span<const std::byte> file) {
   BzImage image;
   std::memcpy(&image.header, file.data() + kSetupHeaderOffset, have - kSetupHeaderOffset);
   const SetupHeader& h = image.header;
-  if (auto ok = check_header(h); !ok) return std::unexpected(ok.error());
+  if (auto ok = check_protocol(h); !ok) return std::unexpected(ok.error());
   if (have < kSetupHeaderOffset + offsetof(SetupHeader, handover_offset))
     return fail(Errc::corrupt, "its boot header ends before init_size");
+  if (auto ok = check_fields(h); !ok) return std::unexpected(ok.error());
 
   const size_t setup_size = (size_t{h.setup_sects == 0 ? uint8_t{4} : h.setup_sects} + 1) * kSectorSize;
   const uint64_t code_size = uint64_t{h.syssize} * 16;
@@ -152,8 +158,9 @@ BootInfo BzImageLoader::load(GuestMemory& memory, const BootConfig& config) cons
 BootInfo BzImageLoader::load_compressed(GuestMemory& memory, const BootConfig& config, PlacementMap& map,
                                         GuestMemory::Range initrd) const {
   const SetupHeader& h = image_.header;
+  const uint64_t preferred = h.pref_address;
   std::optional<uint64_t> base;
-  if (map.is_free(h.pref_address, h.init_size)) base = h.pref_address;
+  if (map.is_free(preferred, h.init_size)) base = preferred;
   // Elsewhere it runs too if it is relocatable; lower than preferred it would move itself up again.
   if (!base && h.relocatable_kernel != 0)
     base = map.slot(0, h.init_size, h.kernel_alignment, h.pref_address, kFourGiB);

@@ -37,7 +37,6 @@ std::string default_command_line(const RootDevice& root) {
   std::string line = "console=ttyS0";
   if (!root.root.empty()) {
     line += " root=" + root.root;
-    if (!root.file_system.empty()) line += " rootfstype=" + root.file_system;
     line += root.read_only ? " ro" : " rw";
   }
   return line + " panic=-1";  // a panicked guest resets at once rather than hanging for ever

@@ -100,13 +100,12 @@ std::optional<std::vector<GptEntry>> read_gpt(const DiskReader& read, uint64_t l
   return entries;
 }
 
-std::optional<Partition> only_of_type(const std::vector<GptEntry>& entries, const Guid& type,
-                                      uint64_t disk_sectors) {
-  std::optional<Partition> found;
+std::vector<Partition> of_type(const std::vector<GptEntry>& entries, const Guid& type,
+                               uint64_t disk_sectors) {
+  std::vector<Partition> found;
   for (const GptEntry& entry : entries) {
     if (entry.type != type || entry.first > entry.last || entry.last >= disk_sectors) continue;
-    if (found) return std::nullopt;
-    found = Partition{text(entry.id), entry.first * kSector, (entry.last - entry.first + 1) * kSector};
+    found.push_back({text(entry.id), entry.first * kSector, (entry.last - entry.first + 1) * kSector});
   }
   return found;
 }
@@ -149,8 +148,10 @@ std::optional<Partition> find_root_partition(const DiskReader& read, uint64_t di
   auto entries = read_gpt(read, 1, sectors);
   if (!entries) entries = read_gpt(read, sectors - 1, sectors);
   if (!entries) return std::nullopt;
-  if (auto root = only_of_type(*entries, kRootX8664, sectors)) return root;
-  return only_of_type(*entries, kLinuxFileSystem, sectors);
+  auto candidates = of_type(*entries, kRootX8664, sectors);
+  if (candidates.empty()) candidates = of_type(*entries, kLinuxFileSystem, sectors);
+  if (candidates.size() != 1) return std::nullopt;
+  return candidates.front();
 }
 
 }  // namespace minivmm

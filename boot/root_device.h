@@ -15,9 +15,9 @@ namespace minivmm {
 using DiskReader = std::function<Result<void>(uint64_t offset, std::span<std::byte> out)>;
 
 struct RootDevice {
-  std::string root;         // "/dev/vda", "PARTUUID=…"; empty: none was found
-  std::string file_system;  // "ext4", "squashfs", …; empty where it is not known
-  bool read_only = false;   // a file system that cannot be mounted writable
+  std::string root = {};         // "/dev/vda", "PARTUUID=…"; empty: none was found
+  std::string file_system = {};  // "ext4", "squashfs", …; empty where it is not known
+  bool read_only = false;        // a file system that cannot be mounted writable
 };
 
 // `whole_disk` is what the guest calls the disk ("/dev/vda"). Reads a few KiB and the partition table.

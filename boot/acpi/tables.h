@@ -18,18 +18,18 @@ struct AcpiRange {
 };
 
 struct AcpiPciRoot {
-  AcpiRange ecam;        // 1 MiB for each bus
-  uint8_t last_bus = 0;  // buses 0 to this one
-  AcpiRange mmio32;      // windows that BARs live in
-  AcpiRange mmio64;
-  AcpiRange io;  // I/O ports below 64 KiB; 0xcf8 to 0xcff are cut out of it
+  AcpiRange ecam = {};    // 1 MiB for each bus
+  uint8_t last_bus = 0;   // buses 0 to this one
+  AcpiRange mmio32 = {};  // windows that BARs live in
+  AcpiRange mmio64 = {};
+  AcpiRange io = {};  // I/O ports below 64 KiB; 0xcf8 to 0xcff are cut out of it
   struct Intx {
     uint8_t device;  // number on bus 0
     uint8_t pin;     // 0: INTA#
     uint32_t gsi;    // level, active low on the wire as PCI has it unless active_high
     bool active_high = false;
   };
-  std::vector<Intx> intx;  // _PRT; none where devices have MSI-X only
+  std::vector<Intx> intx = {};  // _PRT; none where devices have MSI-X only
 };
 
 struct AcpiSerial {
@@ -38,7 +38,7 @@ struct AcpiSerial {
 };
 
 struct AcpiVirtioMmio {
-  AcpiRange registers;
+  AcpiRange registers = {};
   uint32_t gsi = 0;
   bool level_triggered = false;
 };
@@ -52,18 +52,18 @@ struct AcpiInterruptOverride {
 };
 
 struct AcpiConfig {
-  std::vector<uint8_t> apic_ids;  // one for each vCPU; none may be 255
+  std::vector<uint8_t> apic_ids = {};  // one for each vCPU; none may be 255
   uint32_t lapic_base = 0xfee00000;
   uint32_t ioapic_base = 0xfec00000;
   uint8_t ioapic_id = 0;
   bool has_8259 = true;
-  std::vector<AcpiInterruptOverride> overrides;
+  std::vector<AcpiInterruptOverride> overrides = {};
 
-  std::optional<AcpiPciRoot> pci;
-  std::vector<AcpiSerial> serial;
-  std::optional<uint32_t> rtc_gsi;  // CMOS RTC at ports 0x70 and 0x71
-  bool has_i8042 = false;           // keyboard controller at 0x60 and 0x64 that the guest should drive
-  std::vector<AcpiVirtioMmio> virtio_mmio;
+  std::optional<AcpiPciRoot> pci = {};
+  std::vector<AcpiSerial> serial = {};
+  std::optional<uint32_t> rtc_gsi = {};  // CMOS RTC at ports 0x70 and 0x71
+  bool has_i8042 = false;                // keyboard controller at 0x60 and 0x64 that the guest should drive
+  std::vector<AcpiVirtioMmio> virtio_mmio = {};
 
   // The power-management block, in I/O ports: +0 u32 pending events (bit 0: power button; reading clears),
   // +4 SLEEP_CONTROL, +5 SLEEP_STATUS, +6 RESET, one byte each.
