@@ -31,6 +31,7 @@ def qemu(job, kernel, initrd, fds):
     argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", CPU,
             "-smp", str(job.options.cpus), "-m", str(job.options.memory), "-nodefaults", "-display", "none",
             "-no-reboot", "-net", "none", "-serial", f"file:{job.work}/console",
+            "-monitor", f"unix:{job.work}/monitor,server=on,wait=off",   # for whoever wonders why L1 hangs
             "-kernel", kernel, "-initrd", initrd, "-append", CMDLINE,
             "-drive", f"if=none,id=scratch,file={job.work}/scratch,format=raw,cache=unsafe",
             "-device", "virtio-blk-pci,drive=scratch", "-device", "virtio-serial-pci"]
