@@ -36,6 +36,7 @@ VirtioMmio::VirtioMmio(std::unique_ptr<VirtioDevice> device, IrqLine& irq, Guest
 
 std::vector<Doorbell> VirtioMmio::doorbells() const {
   std::vector<Doorbell> all;
+  all.reserve(transport_.queues());
   for (uint16_t i = 0; i < transport_.queues(); ++i) {
     all.push_back({.offset = mmio::kQueueNotify, .width = 4, .match = i, .fd = transport_.kick(i).fd()});
   }

@@ -124,6 +124,7 @@ uint8_t VirtioPci::add_capability(uint8_t type, uint32_t offset, uint32_t length
 std::vector<Doorbell> VirtioPci::doorbells(unsigned bar) {
   std::vector<Doorbell> all;
   if (bar != kBar) return all;
+  all.reserve(transport_.queues());
   for (uint16_t i = 0; i < transport_.queues(); ++i) {
     all.push_back({.offset = kNotifyOffset + uint64_t{i} * kNotifyMultiplier,
                    .width = 0,

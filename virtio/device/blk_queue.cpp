@@ -1,6 +1,9 @@
 #include "virtio/device/blk_queue.h"
 
+#include <fmt/format.h>
+
 #include <array>
+#include <chrono>
 #include <utility>
 
 namespace minivmm {
@@ -144,9 +147,17 @@ void BlkQueue::finish(Virtqueue& queue, Request& request) {
   } else if (request.result.error().code == Errc::unsupported) {
     answer(queue, std::move(chain), {blk::Status::unsupported});
   } else {
-    context_.log.write(LogLevel::warn, request.result.error().what);
+    log_failure(request.result.error());
     answer(queue, std::move(chain), {blk::Status::io_error});
   }
+}
+
+// A line a second at most: a guest can repeat a write to a full disk as fast as we fail it.
+void BlkQueue::log_failure(const Error& error) {
+  const auto now = StopFlag::Clock::now();
+  if (now - last_failure_ < std::chrono::seconds(1)) return;
+  last_failure_ = now;
+  context_.log.write(LogLevel::warn, fmt::format("{}: a request failed: {}", settings_.name, error.what));
 }
 
 void BlkQueue::answer(Virtqueue& queue, Chain&& chain, const blk::Answer& answer) {

@@ -51,6 +51,7 @@ class BlkQueue {
   void submit(Request& request);
   void finish_completed(Virtqueue& queue);
   void finish(Virtqueue& queue, Request& request);
+  void log_failure(const Error& error);
   void answer(Virtqueue& queue, Chain&& chain, const blk::Answer& answer);
   Request& take_request();
   static void on_done(void* context, Result<void> result);
@@ -62,6 +63,7 @@ class BlkQueue {
   std::vector<Request*> free_;
   EventFd completed_;  // wakes the worker when another thread completed something
   std::thread::id worker_;
+  StopFlag::Clock::time_point last_failure_{};  // that was logged
 
   std::mutex mutex_;
   std::condition_variable idle_;
