@@ -70,7 +70,9 @@ TEST(Plan, NoTwoDevicesShareAnAddressOrAnInterrupt) {
     for (size_t j = i + 1; j < plan.devices.size(); ++j) {
       const PlannedDevice& a = plan.devices[i];
       const PlannedDevice& b = plan.devices[j];
-      if (a.gsi && b.gsi) EXPECT_NE(*a.gsi, *b.gsi) << a.name << " " << b.name;
+      if (a.gsi && b.gsi) {
+        EXPECT_NE(*a.gsi, *b.gsi) << a.name << " " << b.name;
+      }
       if (a.space != b.space) continue;
       EXPECT_TRUE(a.base + a.size <= b.base || b.base + b.size <= a.base) << a.name << " " << b.name;
     }

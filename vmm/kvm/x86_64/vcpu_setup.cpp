@@ -20,6 +20,11 @@ constexpr uint64_t kMiscEnableFastStrings = 1;
 constexpr uint32_t kMsrMtrrDefType = 0x2ff;
 constexpr uint64_t kMtrrEnabledWriteBack = 0x806;  // MTRRs on, fixed ranges off, default type write-back
 
+constexpr size_t kLapicLint0 = 0x350;  // register offsets, SDM vol. 3, table 11-1
+constexpr size_t kLapicLint1 = 0x360;
+constexpr uint32_t kDeliveryNmi = 4 << 8;
+constexpr uint32_t kDeliveryExtInt = 7 << 8;
+
 // A buffer for KVM_GET_MSRS and KVM_SET_MSRS: struct kvm_msrs { nmsrs, pad, entries[] }.
 class MsrBuffer {
  public:
@@ -129,6 +134,16 @@ void Vcpu::set_up() {
     e.edx = leaf.edx;
   }
   need(kvm_ioctl(fd_.get(), KVM_SET_CPUID2, table), index_, "the CPUID table");
+
+  // As firmware leaves it: PIC interrupts on LINT0, NMI on LINT1 (SDM vol. 3, 11.5.1). Setting it is also what makes
+  // KVM enter this APIC into its map of IPI targets: without that an xAPIC IPI to it goes nowhere.
+  kvm_lapic_state lapic{};
+  need(kvm_ioctl(fd_.get(), KVM_GET_LAPIC, &lapic), index_, "the local APIC");
+  const uint32_t lint0 = kDeliveryExtInt;
+  const uint32_t lint1 = kDeliveryNmi;
+  std::memcpy(&lapic.regs[kLapicLint0], &lint0, sizeof lint0);
+  std::memcpy(&lapic.regs[kLapicLint1], &lint1, sizeof lint1);
+  need(kvm_ioctl(fd_.get(), KVM_SET_LAPIC, &lapic), index_, "the local APIC");
 
   MsrBuffer msrs;
   msrs.add(kMsrMiscEnable, kMiscEnableFastStrings);
