@@ -1,0 +1,100 @@
+"""tools/bench: the command line; builds what is measured, measures, prints."""
+
+import argparse
+import json
+import os
+import sys
+
+import boot
+import exits
+import instructions
+import memory
+import start
+from common import BenchError, Context, in_rig
+from report import Report
+
+HELP = """\
+Measures minivmm beside its peers, all in the same run on the same machine, and prints tables with the limits that the
+project holds itself to. docs/benchmarks.md tells how each figure is taken and what it cannot tell.
+
+  boot       start to init: Debian's kernel from its bzImage with a small initrd, 1 vCPU, 256 MiB, serial console, in
+             minivmm, QEMU q35 and QEMU microvm by turns, in one machine with real KVM (tools/rig --auto)
+  footprint  what minivmm itself costs, in four parts (--only takes one or more of them):
+               start         from exec to the first KVM_RUN, beside a bare C program and QEMU microvm, on this host
+               memory        private memory beyond guest pages, on this host and with an idle Linux guest in the rig
+               exits         time per port and MMIO exit, beside a bare loop, on this host and in the rig
+               instructions  our own instructions per exit, by kind, counted by callgrind
+
+Where /dev/kvm has no hardware behind it the rig emulates one: there only ratios mean anything. Other work on the
+machine makes figures worse, and unevenly: see the spread before believing a ratio.
+
+Status: 0 measured (with --check: and within every limit), 1 something failed, 2 usage.
+
+examples:
+  tools/bench boot
+  tools/bench boot --runs 3 --json
+  tools/bench footprint --only start --only exits --check
+"""
+
+
+def count(text):
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return int(text)
+
+
+PARTS = {"start": start, "memory": memory, "exits": exits, "instructions": instructions}
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(prog="tools/bench", usage="tools/bench boot|footprint [options]", description=HELP,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("what", choices=["boot", "footprint"], help=argparse.SUPPRESS)
+    add("--json", action="store_true", help="print one JSON object instead of tables: every sample, in ns, bytes, counts")
+    add("--check", action="store_true", help="status 1 if a figure is over its limit")
+    add("--runs", type=count, metavar="N", help="repetitions: boots of each VMM (default 9), starts (default 25) or "
+        "rounds of exits (default 15)")
+    add("--only", action="append", choices=PARTS, metavar="PART", help="footprint: this part; repeatable")
+    add("--no-rig", action="store_true", help="footprint: leave out what is measured in the rig")
+    add("--build", metavar="DIR", help="measure the minivmm in this build folder as it is; without this the release "
+        "preset is built first, and measured")
+    add("--cmdline", metavar="TEXT", default=boot.CMDLINE, help=f"boot: kernel command line for all (default: "
+        f"\"{boot.CMDLINE}\")")
+    add("--kernel", metavar="FILE", help="boot: another bzImage than Debian's cloud kernel (tools/assets kernel)")
+    options = parser.parse_args(argv)
+    if options.what == "boot" and (options.only or options.no_rig):
+        parser.error("--only and --no-rig are for footprint")
+    return options
+
+
+def main():
+    options = parse(sys.argv[1:])
+    report = Report(sys.argv[1:])
+    try:
+        context = Context(options)
+        parts = [boot] if options.what == "boot" else [PARTS[name] for name in (options.only or PARTS)]
+        for part in parts:
+            part.host(context, report)
+        # What needs the rig shares one: the same L1 for all of it.
+        requests = [request for part in parts if (request := part.rig_request(context))]
+        if requests:
+            results = in_rig(context, requests)
+            for part in parts:
+                part.rig_results(context, report, results)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    report.finish(context)
+    if options.json:
+        json.dump(report.as_json(), sys.stdout, indent=1)
+        print()
+    else:
+        report.print_tables()
+    return 1 if options.check and report.over() else 0
+
+
+os.environ["LC_ALL"] = "C.UTF-8"
+sys.exit(main())
