@@ -48,8 +48,9 @@ TEST(EntryState, SegmentsMatchTheirDescriptors) {
       EXPECT_EQ(((d >> 54) & 1) != 0, s.default_big);
     }
   };
-  for (const BootInfo& info :
-       {enter_long64(memory, 0, Gpa{0}, false), enter_protected32(memory, 0, Gpa{0})}) {
+  for (const bool long_mode : {true, false}) {
+    const BootInfo info =
+        long_mode ? enter_long64(memory, 0, Gpa{0}, false) : enter_protected32(memory, 0, Gpa{0});
     check(info, info.cs);
     check(info, info.data);
     check(info, info.tss);

@@ -94,7 +94,7 @@ Bytes gzip(const Bytes& data) {
 // As scripts/xz_wrap.sh calls xz for x86: with the BCJ filter.
 Bytes xz(const Bytes& data) {
   lzma_options_lzma options{};
-  lzma_lzma_preset(&options, 6);
+  lzma_lzma_preset(&options, 0);
   const std::array filters{lzma_filter{LZMA_FILTER_X86, nullptr}, lzma_filter{LZMA_FILTER_LZMA2, &options},
                            lzma_filter{LZMA_VLI_UNKNOWN, nullptr}};
   Bytes out(data.size() + 4096);

@@ -91,7 +91,7 @@ TEST_P(EachCompression, SaysThatADamagedPayloadIsDamaged) {
 }
 
 TEST_P(EachCompression, NeverUnpacksMoreThanInitSize) {
-  const Bytes bomb(64 * kMiB);
+  const Bytes bomb(8 * kMiB);
   auto memory = guest();
   Bytes file = wrap_payload(compress(GetParam(), bomb));
   EXPECT_FALSE(direct(boot(file, memory, config_with(""))));
@@ -203,7 +203,7 @@ TEST(UnpackedKernel, NeverTouchesTheInitrdOrReservedMemory) {
   BootConfig config = config_with("");
   config.initrd = std::make_shared<Initrd>(Bytes(8 * kMiB, std::byte{0x42}));
   config.reserved = {{Gpa{20 * kMiB}, 2 * kMiB}};
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < 10; ++i) {
     auto memory = guest(32);
     ASSERT_TRUE(memory.fill(Gpa{20 * kMiB}, 2 * kMiB, std::byte{0x17}));
     const BootInfo info = kernel.load(memory, config);
