@@ -1,8 +1,10 @@
 """The machine that a stock kernel finds: kernels, CPUs, transports, memory, addresses, random numbers."""
 
+import hashlib
+import os
 import re
 
-from harness import Vm, check, empty_disk, equal, case, run_script
+from harness import Vm, check, empty_disk, equal, case, long_case, run_script
 
 # What Debian's kernel says at level warn or worse on any VM of this kind, under QEMU as well. Each with its reason.
 HARMLESS = [
@@ -84,7 +86,7 @@ def ram_ranges(text):
             re.findall(r"^IOMEM ([0-9a-f]+)-([0-9a-f]+) : System RAM", text, re.MULTILINE)]
 
 
-@case
+@long_case
 def memory_of_6_GiB_works_on_both_sides_of_the_hole():
     four_gib = 4 << 30
     text = run_script("facts", memory="6G")
@@ -124,10 +126,8 @@ def the_guest_has_a_hardware_random_number_generator():
     check(first["random"] != second["random"], "two guests got the same random bytes")
 
 
-@case
+@long_case
 def serial_input_of_1_MiB_arrives_intact():
-    import hashlib
-    import os
     # Printable, since the terminal is not under test here, and Ctrl-A is minivmm's own.
     data = os.urandom(1 << 19).hex().encode()
     with Vm("--no-reboot", "--cpus", "2", "--append", "quiet mv.script=serial-input") as vm:
