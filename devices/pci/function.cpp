@@ -53,6 +53,8 @@ Result<PciFunction::PciState> PciFunction::parse_pci(const StateReader& r) const
 }
 
 void PciFunction::commit_pci(const PciState& state) {
+  // First, so that enabling MSI-X delivers nothing that belonged to the state before.
+  if (msix_ != nullptr) msix_->reset();
   config_.commit(state.config);
   if (msix_ != nullptr && state.msix) msix_->commit(*state.msix);
   if (bus_ != nullptr) bus_->function_loaded();
