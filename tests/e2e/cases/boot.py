@@ -128,11 +128,11 @@ def the_guest_has_a_hardware_random_number_generator():
 
 @long_case
 def serial_input_of_1_MiB_arrives_intact():
-    # Printable, since the terminal is not under test here, and Ctrl-A is minivmm's own.
+    # On pipes: on a terminal, what a guest does not take in time is dropped, so that Ctrl-A always works.
     data = os.urandom(1 << 19).hex().encode()
-    with Vm("--no-reboot", "--cpus", "2", "--append", "quiet mv.script=serial-input") as vm:
+    with Vm("--no-reboot", "--append", "quiet mv.script=serial-input", terminal=False) as vm:
         vm.expect(r"^SERIAL-READY")
         vm.send(data)
-        found = vm.expect(r"^SERIAL-MD5 ([0-9a-f]{32})", 600)[1]
+        found = vm.expect(r"^SERIAL-MD5 ([0-9a-f]{32})", 1200)[1]
         equal("the md5 of what came", found, hashlib.md5(data).hexdigest())
         vm.expect_exit(0)
