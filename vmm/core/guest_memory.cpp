@@ -19,6 +19,9 @@ int hugetlb_flags(GuestMemory::HugePages pages) {
   }
 }
 
+constexpr uint64_t kLargePage = uint64_t{2} << 20;
+constexpr uint64_t kGiantPage = uint64_t{1} << 30;
+constexpr const char* kMemoryMend = "give the guest less with --memory";
 constexpr const char* kHugePageMend = "reserve pages in /proc/sys/vm/nr_hugepages or leave hugepages= out";
 
 }  // namespace
@@ -32,7 +35,9 @@ GuestMemory::GuestMemory(std::span<const Range> ranges, const Options& options) 
     size_ += range.size;
   }
   const bool hugetlb = hugetlb_flags(options.hugepages) != 0;
-  int flags = MAP_NORESERVE | hugetlb_flags(options.hugepages);
+  // Huge pages are reserved at once: without that, a page that cannot be had is a SIGBUS while the guest
+  // runs.
+  int flags = hugetlb ? hugetlb_flags(options.hugepages) : MAP_NORESERVE;
   if (options.shared) {
     const auto huge = static_cast<unsigned>(hugetlb_flags(options.hugepages) & ~MAP_HUGETLB);
     file_ = UniqueFd(::memfd_create("guest-memory", MFD_CLOEXEC | (hugetlb ? MFD_HUGETLB | huge : 0U)));
@@ -44,12 +49,19 @@ GuestMemory::GuestMemory(std::span<const Range> ranges, const Options& options) 
   } else {
     flags |= MAP_PRIVATE | MAP_ANONYMOUS;
   }
-  void* address = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, flags, file_.get(), 0);
-  if (address == MAP_FAILED) {
-    throw_errno(fmt::format("map {} MiB of guest memory", size_ >> 20),
-                hugetlb ? kHugePageMend : "give the guest less with --memory");
+  // Aligned, so that KVM can map guest memory by large pages: reserve address space, then map within it.
+  const uint64_t align = options.hugepages == HugePages::hugetlb_1g ? kGiantPage : kLargePage;
+  const std::string what = fmt::format("map {} MiB of guest memory", size_ >> 20);
+  void* room = size_ > UINT64_MAX - align
+                   ? MAP_FAILED
+                   : ::mmap(nullptr, size_ + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (room == MAP_FAILED) throw_errno(what, kMemoryMend);
+  mapping_ = Mapping(room, size_ + align);
+  const uint64_t start = (reinterpret_cast<uint64_t>(room) + align - 1) / align * align;
+  auto* address = reinterpret_cast<std::byte*>(start);
+  if (::mmap(address, size_, PROT_READ | PROT_WRITE, flags | MAP_FIXED, file_.get(), 0) == MAP_FAILED) {
+    throw_errno(what, hugetlb ? kHugePageMend : kMemoryMend);
   }
-  mapping_ = Mapping(address, size_);
   if (options.hugepages == HugePages::transparent) ::madvise(address, size_, MADV_HUGEPAGE);
   ::madvise(address, size_, MADV_DONTDUMP);
   if (options.prefault && ::madvise(address, size_, MADV_POPULATE_WRITE) != 0) {
@@ -57,7 +69,7 @@ GuestMemory::GuestMemory(std::span<const Range> ranges, const Options& options) 
   }
   uint64_t offset = 0;
   for (const Range& range : ranges) {
-    regions_.push_back({range.base, range.size, mapping_.data() + offset, offset});
+    regions_.push_back({range.base, range.size, address + offset, offset});
     offset += range.size;
   }
 }

@@ -122,7 +122,7 @@ class GuestMemory {
   Result<void> for_each_piece(Gpa, uint64_t len, F&& visit) const;
 
   UniqueFd file_;
-  Mapping mapping_;
+  Mapping mapping_;  // holds all regions, and slack for their alignment
   std::vector<Region> regions_;
   uint64_t size_ = 0;
   std::vector<std::atomic<uint64_t>> dirty_;

@@ -31,6 +31,7 @@ std::string_view to_string(KvmKind kind) {
 }
 
 KvmKind detect_kvm_kind() {
+  if (::access("/sys/module/kvm_pvm", F_OK) == 0) return KvmKind::software;
   std::ifstream cpuinfo("/proc/cpuinfo");
   for (std::string line; std::getline(cpuinfo, line);) {
     if (!line.starts_with("flags")) continue;

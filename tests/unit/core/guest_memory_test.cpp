@@ -57,5 +57,20 @@ TEST(GuestMemory, SharedMemoryHasAFileOthersCanMap) {
   EXPECT_EQ(other.data()[100], std::byte{7});
 }
 
+TEST(GuestMemory, IsAlignedForLargePages) {
+  auto memory = GuestMemory::anonymous({{Gpa{0}, 3 * kMiB}});
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(memory.regions()[0].host) % (2 * kMiB), 0U);
+}
+
+TEST(GuestMemory, HugePagesThatAreNotReservedAreRefusedAtOnce) {
+  const std::array ranges{GuestMemory::Range{Gpa{0}, uint64_t{1} << 40}};
+  EXPECT_THROW(GuestMemory(ranges, {.hugepages = GuestMemory::HugePages::hugetlb_2m}), HostError);
+}
+
+TEST(GuestMemory, MoreThanTheAddressSpaceIsRefused) {
+  const std::array ranges{GuestMemory::Range{Gpa{0}, uint64_t{1} << 62}};
+  EXPECT_THROW(GuestMemory(ranges, {}), HostError);
+}
+
 }  // namespace
 }  // namespace minivmm
