@@ -11,9 +11,12 @@ import tty
 
 from common import TOOLS, Janitor, Marks, RigError, asset, new_token, tail
 
-# No mitigations, no checks that only cost time: nothing in L1 needs protection from anything else in it.
-CMDLINE = ("console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check audit=0 apparmor=0 "
-           "nowatchdog rcupdate.rcu_expedited=1 cryptomgr.notests=1")
+# No mitigations, no checks that only cost time: nothing in L1 needs protection from anything else in it. And should
+# L1's kernel get lost, which this emulation brings about now and then, it shall end (status 125) instead of hang: a CPU
+# that no longer takes interrupts is noticed by RCU on another one.
+CMDLINE = ("console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check audit=0 apparmor=0 nowatchdog "
+           "rcupdate.rcu_expedited=1 cryptomgr.notests=1 oops=panic "
+           "rcupdate.rcu_cpu_stall_timeout=60 sysctl.kernel.panic_on_rcu_stall=1")
 
 # No la57: a fifth level of page tables, in L1 and under L2, is only slower. No XSAVE and what needs it: this QEMU does
 # not let a hypervisor intercept XSETBV, so KVM never learns the guest's XCR0, and enters it with 1 each time: the
