@@ -91,8 +91,7 @@ class LoopWatch final : public Watch {
     const int copy = ::dup(fd);  // epoll refuses a descriptor twice; a copy also outlives a careless owner
     if (copy < 0) throw_errno("watch a descriptor");
     boost::system::error_code error;
-    state_->descriptor.assign(copy, error);
-    if (error) {
+    if (state_->descriptor.assign(copy, error)) {
       ::close(copy);
       errno = error.value();
       throw_errno("watch a descriptor");

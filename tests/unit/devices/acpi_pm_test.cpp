@@ -8,7 +8,6 @@ namespace minivmm {
 namespace {
 
 using test::read32;
-using test::read8;
 using test::write8;
 
 class Power : public testing::Test {

@@ -23,12 +23,12 @@ class MsixTest : public testing::Test {
     store_le(data, v);
     function.config_write(static_cast<uint16_t>(function.config().get16(0x34) + 2), data);
   }
-  void message(unsigned vector, uint32_t data, uint64_t address = 0xfee00000) {
+  void message(uint64_t vector, uint32_t data, uint64_t address = 0xfee00000) {
     write32(msix, vector * 16, static_cast<uint32_t>(address));
     write32(msix, vector * 16 + 4, static_cast<uint32_t>(address >> 32));
     write32(msix, vector * 16 + 8, data);
   }
-  void mask(unsigned vector, bool on) { write32(msix, vector * 16 + 12, on ? 1 : 0); }
+  void mask(uint64_t vector, bool on) { write32(msix, vector * 16 + 12, on ? 1 : 0); }
   uint32_t pending() { return read32(msix, 0x800); }
 
   test::FakeMsi sink;

@@ -457,6 +457,7 @@ TEST_F(Backend, ReplacesAStaleSocketButNotALiveOne) {
   const std::string name = path("serial.sock");
   {
     const UniqueFd dead(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_TRUE(dead);
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::memcpy(address.sun_path, name.data(), name.size());
