@@ -4,8 +4,6 @@
 namespace minivmm::test {
 namespace {
 
-namespace status = virtio::status;
-
 class HostileRing : public EveryDevice {};
 
 TEST_P(HostileRing, AnAvailableIndexThatJumpsNeedsAReset) {
@@ -147,7 +145,8 @@ TEST_P(HostileRing, ANotificationByTheSlowPathWorks) {
 
 TEST_P(HostileRing, EveryQueueWorks) {
   auto guest = running_guest();
-  for (uint16_t queue = 0; queue < guest->sizes.size(); ++queue) EXPECT_TRUE(guest->alive(queue));
+  const auto queues = static_cast<uint16_t>(guest->sizes.size());
+  for (uint16_t queue = 0; queue < queues; ++queue) EXPECT_TRUE(guest->alive(queue));
 }
 
 TEST_P(HostileRing, WorksWithoutEventIndexAndHonoursNoInterrupt) {

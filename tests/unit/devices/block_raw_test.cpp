@@ -63,7 +63,7 @@ TEST_F(BlockRaw, ReadsWhatItWrote) {
 
 TEST_F(BlockRaw, TransfersMorePiecesThanOneSystemCallTakes) {
   const auto disk = RawImage::open(path_, false);
-  std::string out(512 * 2500, '\0');
+  std::string out(size_t{512} * 2500, '\0');
   for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<char>(i % 251);
   std::vector<iovec> pieces;
   for (size_t at = 0; at < out.size(); at += 512) pieces.push_back({out.data() + at, 512});
@@ -75,9 +75,9 @@ TEST_F(BlockRaw, TransfersMorePiecesThanOneSystemCallTakes) {
 
 TEST_F(BlockRaw, TransfersMoreBytesThanItAsksForAtOnce) {
   const auto disk = RawImage::open(path_, false);
-  std::string out(40 << 20, '\0');
+  std::string out(size_t{40} << 20, '\0');
   for (size_t i = 0; i < out.size(); i += 509) out[i] = static_cast<char>(i % 251);
-  const size_t cut = (17 << 20) + 512;  // pieces that straddle what one call moves
+  const size_t cut = (size_t{17} << 20) + 512;  // pieces that straddle what one call moves
   const std::vector<iovec> pieces{{out.data(), cut}, {out.data() + cut, out.size() - cut}};
   ASSERT_TRUE(transfer(*disk, BlockOp::write, 0, pieces));
   std::string in(out.size(), '\0');
