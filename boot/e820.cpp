@@ -49,6 +49,7 @@ std::vector<E820Entry> build_e820(std::span<const GuestMemory::Range> ram,
   for (const Span& span : merged) subtract(usable, span);
 
   std::vector<E820Entry> map;
+  map.reserve(usable.size() + merged.size());
   for (const Span& span : usable) map.push_back({span.begin, span.end - span.begin, E820Type::ram});
   for (const Span& span : merged) map.push_back({span.begin, span.end - span.begin, E820Type::reserved});
   std::ranges::sort(map, {}, &E820Entry::base);

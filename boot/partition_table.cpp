@@ -57,7 +57,7 @@ struct MbrEntry {
 #pragma pack(pop)
 static_assert(sizeof(GptHeader) == 92 && sizeof(GptEntry) == 128 && sizeof(MbrEntry) == 16);
 
-constexpr uint64_t kMaxEntriesSize = 128 * 1024;  // usual are 128 entries of 128 bytes: 16 KiB
+constexpr uint64_t kMaxEntriesSize = uint64_t{128} * 1024;  // usual are 128 entries of 128 bytes: 16 KiB
 
 uint32_t crc(const void* data, size_t size) {
   return static_cast<uint32_t>(::crc32(0, static_cast<const Bytef*>(data), static_cast<uInt>(size)));

@@ -57,6 +57,7 @@ Gpa write_start_info(GuestMemory& memory, const BootConfig& config, GuestMemory:
                                        config.e820.size(), kMaxE820Entries));
   }
   std::vector<MemoryMapEntry> map;
+  map.reserve(config.e820.size());
   for (const E820Entry& entry : config.e820) {
     map.push_back({entry.base, entry.size, static_cast<uint32_t>(entry.type), 0});
   }

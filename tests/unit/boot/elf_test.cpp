@@ -92,7 +92,7 @@ TEST(Elf, IgnoresAPvhEntryAbove4GiB) {
 }
 
 TEST(Elf, SurvivesNotesWithHugeSizes) {
-  for (const size_t at : {0x800, 0x804}) {
+  for (const size_t at : {size_t{0x800}, size_t{0x804}}) {
     Bytes file = make_elf({.pvh_entry = 0x200010});
     put(file, at, ~uint32_t{0});
     EXPECT_EQ(find_pvh_entry(file, *ElfLayout::parse(file, file.size())), std::nullopt);

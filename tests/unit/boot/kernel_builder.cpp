@@ -180,7 +180,7 @@ Bytes compress(std::optional<Compression> compression, const Bytes& data) {
 
 Bytes wrap_payload(const Bytes& payload) {
   constexpr uint8_t kSetupSectors = 3;
-  constexpr size_t kSetupSize = (kSetupSectors + 1) * 512;
+  constexpr size_t kSetupSize = (size_t{kSetupSectors} + 1) * 512;
   constexpr size_t kPayloadOffset = 0x300;
   Bytes code(kPayloadOffset, std::byte{0x90});
   code.insert(code.end(), payload.begin(), payload.end());
