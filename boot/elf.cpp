@@ -9,6 +9,7 @@
 
 #include "boot/boot_params.h"
 #include "boot/entry_state.h"
+#include "boot/large_pages.h"
 #include "boot/placement.h"
 #include "boot/pvh.h"
 
@@ -151,6 +152,7 @@ BootInfo ElfLoader::load(GuestMemory& memory, const BootConfig& config) const {
     map.take(s.paddr, s.memory_size);
     lowest = std::min(lowest, s.paddr);
     highest = std::max(highest, s.paddr + s.memory_size);
+    expect_fill(memory, Gpa{s.paddr}, s.file_size);
     bool ok = memory.write(Gpa{s.paddr}, file_.subspan(s.offset, s.file_size)).has_value();
     if (!config.memory_is_zero && s.memory_size > s.file_size) {
       ok = ok &&

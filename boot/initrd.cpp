@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "boot/host_file.h"
+#include "boot/large_pages.h"
 #include "boot/placement.h"
 
 namespace minivmm {
@@ -40,6 +41,7 @@ void Initrd::copy_to(GuestMemory& memory, Gpa where) const {
   if (!memory.slices(where, size_, Access::write, pieces)) {
     throw HostError(EFAULT, "the initrd's place is outside guest memory");
   }
+  expect_fill(memory, where, size_);
   uint64_t done = 0;
   for (const iovec& piece : pieces) {
     for (size_t at = 0; at < piece.iov_len;) {

@@ -7,6 +7,7 @@
 
 #include "boot/command_line.h"
 #include "boot/kaslr.h"
+#include "boot/large_pages.h"
 
 namespace minivmm {
 
@@ -112,6 +113,7 @@ std::optional<DirectEntry> UnpackedKernel::load(GuestMemory& memory, const BootC
   const std::span area(static_cast<std::byte*>(pieces[0].iov_base), footprint());
 
   // Straight into its place: the first segment does not move again.
+  expect_fill(memory, Gpa{*base}, unpacked_size_);
   memory.mark_dirty(Gpa{*base}, footprint());
   if (!unpack(compression_, data_, area.first(unpacked_size_))) {
     throw HostError(EINVAL, "cannot unpack the kernel: its compressed payload is damaged; get the file anew");
