@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "boot/bzimage.h"
 #include "boot/elf.h"
@@ -13,8 +15,9 @@
 namespace minivmm {
 
 KernelImage::KernelImage(const std::filesystem::path& path) : name_(path.string()) {
-  const HostFile file = open_host_file(path, "kernel");
+  HostFile file = open_host_file(path, "kernel");
   mapping_ = Mapping::map(file.size, PROT_READ, MAP_PRIVATE, file.fd.get(), 0, name_.c_str());
+  fd_ = std::move(file.fd);
   file_ = mapping_.bytes();
   identify();
 }
@@ -42,6 +45,14 @@ void KernelImage::identify() {
 }
 
 BootInfo KernelImage::load(GuestMemory& memory, const BootConfig& config) const {
+  // A reboot may come days after the start: reading past the end of a file that was cut short is a SIGBUS.
+  struct stat now{};
+  if (fd_ && (::fstat(fd_.get(), &now) != 0 || static_cast<uint64_t>(now.st_size) < mapping_.size())) {
+    throw HostError(EIO,
+                    fmt::format("cannot load the kernel '{}' again: the file has become shorter; put it back "
+                                "and start anew",
+                                name_));
+  }
   BootInfo info;
   if (config.e820.empty()) {
     BootConfig with_map = config;

@@ -37,6 +37,7 @@ class KernelImage {
   void identify();
 
   std::string name_;
+  UniqueFd fd_;  // of the mapping, to see whether it is all there still
   Mapping mapping_;
   std::span<const std::byte> file_;
   std::unique_ptr<const KernelLoader> loader_;

@@ -48,6 +48,15 @@ TEST(KernelImage, LoadsAFileTwice) {
   EXPECT_EQ(kernel.load(memory, config).rip, kernel.load(memory, config).rip);
 }
 
+TEST(KernelImage, RefusesAFileThatHasBecomeShorterSinceItWasOpened) {
+  const Folder folder;
+  const auto path = folder.write("short", make_bzimage());
+  const KernelImage image(path);
+  std::filesystem::resize_file(path, 512);
+  auto memory = GuestMemory::anonymous({{Gpa{0}, uint64_t{64} << 20}});
+  EXPECT_NE(error_of([&] { image.load(memory, {}); }).find("shorter"), std::string::npos);
+}
+
 TEST(KernelImage, NamesThePathAndTheReasonInErrors) {
   const Folder folder;
   EXPECT_NE(open_error(folder.path() / "none").find("No such file"), std::string::npos);
