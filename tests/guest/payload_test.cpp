@@ -97,11 +97,11 @@ TEST_F(Payload, RunsInSharedPrefaultedMemory) {
   EXPECT_EQ(machine("hello", config)->run().reason, MachineEnd::Reason::powered_off);
 }
 
-TEST_F(Payload, IsResetByAcpiKeyboardControllerAndTripleFaultWithItsRamKept) {
+TEST_F(Payload, IsResetByAcpiKeyboardControllerTripleFaultAndResetVectorWithItsRamKept) {
   auto vm = machine("reset");
   EXPECT_EQ(vm->run().reason, MachineEnd::Reason::powered_off);
-  EXPECT_EQ(out_.text(), "0123\n");
-  EXPECT_EQ(vm->stats().resets, 3U);
+  EXPECT_EQ(out_.text(), "01234\n");
+  EXPECT_EQ(vm->stats().resets, 4U);
 }
 
 TEST_F(Payload, AResetEndsAMachineThatMayNotReboot) {

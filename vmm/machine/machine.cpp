@@ -17,6 +17,7 @@
 #include "vmm/kvm/vm.h"
 #include "vmm/machine/plan.h"
 #include "vmm/machine/platform.h"
+#include "vmm/machine/reset_vector.h"
 #include "vmm/machine/serial_config.h"
 #include "vmm/machine/virtio_bus.h"
 
@@ -110,7 +111,9 @@ KvmMachine::~KvmMachine() {
 
 void KvmMachine::load_kernel(bool memory_is_zero) {
   const AcpiTables acpi = build_acpi(plan_acpi(config_, plan_));
-  if (!memory_.write(acpi.rsdp, acpi.bytes)) {
+  const auto reset_code =
+      reset_vector_code(static_cast<uint16_t>(address_map::kAcpiPm.base + kAcpiReset), kAcpiResetValue);
+  if (!memory_.write(acpi.rsdp, acpi.bytes) || !memory_.write(kResetVector, reset_code)) {
     throw HostError(ENOMEM,
                     "the guest's memory is too small for its ACPI tables; give it more with --memory");
   }
