@@ -39,10 +39,10 @@ def warnings(text, harmless):
             if not any(re.search(pattern, line) for pattern in harmless)]
 
 
-def boots(kernel, cpus, transport):
+def boots(kernel, cpus, transport, *options):
     disk = empty_disk("disk.img", 8)
     text = run_script("facts", "--cpus", str(cpus), "--transport", transport, "--disk", f"{disk},serial=e2e-serial",
-                      kernel=kernel)
+                      *options, kernel=kernel)
     check("FACTS-END" in text, "the guest's script did not come to its end")
     found = facts(text)
     equal("nproc", found["nproc"], [str(cpus)])
@@ -73,6 +73,16 @@ def vmlinux_boots_on_1_cpu_with_virtio_mmio():
 @case
 def vmlinux_boots_on_2_cpus_with_virtio_pci():
     boots("vmlinux", 2, "pci")
+
+
+@case
+def bzImage_boots_by_its_own_decompressor():
+    boots("kernel", 1, "pci", "--kernel-entry", "decompressor")
+
+
+@case
+def vmlinux_boots_at_its_plain_entry_on_the_x86_64_v2_model():
+    boots("vmlinux", 1, "pci", "--kernel-entry", "elf", "--cpu", "x86-64-v2")
 
 
 @case
