@@ -143,6 +143,6 @@ def serial_input_of_1_MiB_arrives_intact():
     with Vm("--no-reboot", "--append", "quiet mv.script=serial-input", terminal=False) as vm:
         vm.expect(r"^SERIAL-READY")
         vm.send(data)
-        found = vm.expect(r"^SERIAL-MD5 ([0-9a-f]{32})", 1200)[1]
+        found = vm.expect(r"^SERIAL-MD5 ([0-9a-f]{32})", 900)[1]
         equal("the md5 of what came", found, hashlib.md5(data).hexdigest())
         vm.expect_exit(0)

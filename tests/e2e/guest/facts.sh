@@ -1,6 +1,5 @@
 # What the guest sees of its machine, one fact a line.
 echo "FACT nproc $(nproc)"
-echo "FACT mem_kib $(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
 echo "FACT text $(sed -n 's/^\([0-9a-f]*\) T _text$/\1/p' /proc/kallsyms)"
 echo "FACT clocksource $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 echo "FACT year $(date +%Y)"
