@@ -5,7 +5,7 @@ import shutil
 import tempfile
 
 import peers
-from common import asset, say
+from common import asset, progress
 from console import Guest
 from report import S
 
@@ -46,8 +46,11 @@ def measure(request):
                     elapsed = guest.wait_for(MARK, 180) - guest.began
                 if number >= 0:
                     samples[name].append(elapsed)
-            say(f"boot {number + 1} of {request['runs']}: " +
-                ", ".join(f"{name} {samples[name][-1] / 1e9:.2f} s" for name in names if samples[name]))
+            if number < 0:
+                progress("everybody has booted once, which does not count")
+            else:
+                progress(f"boot {number + 1} of {request['runs']}: " +
+                         ", ".join(f"{name} {samples[name][-1] / 1e9:.2f} s" for name in commands))
             names.append(names.pop(0))   # nobody is always the first
         with Guest(request["observe"], [*commands["minivmm"], "--stats"]) as guest:
             status = guest.wait_end(180)

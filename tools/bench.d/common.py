@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 TOOLS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ROOT = os.path.dirname(TOOLS)
@@ -87,19 +88,59 @@ class Context:
         return self.tool("dispatch")
 
 
+SILENCE_S = 300   # no single step takes as long
+TRIES = 3
+
+
 def in_rig(context, requests):
     """Runs inside.py's parts [(name, arguments)] in one rig; returns their results by name."""
-    folder = tempfile.mkdtemp(prefix="minivmm-bench.")
+    for number in range(TRIES):
+        folder = tempfile.mkdtemp(prefix="minivmm-bench.")
+        try:
+            with open(os.path.join(folder, "request.json"), "w") as file:
+                json.dump(requests, file)
+            say("in the rig: " + ", ".join(name for name, _ in requests))
+            status = run_rig(folder)
+            if status is None:
+                say("the rig's emulated machine has stopped answering: once more, in a new one")
+                continue
+            if status:
+                raise BenchError(f"the measurement in the rig failed with status {status}")
+            with open(os.path.join(folder, "results.json")) as file:
+                return json.load(file)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    raise BenchError(f"the rig's emulated machine stopped answering {TRIES} times")
+
+
+def run_rig(folder):
+    """The status of inside.py; None if nothing was heard of it for SILENCE_S (its own time limits are shorter)."""
+    rig = subprocess.Popen([os.path.join(TOOLS, "rig"), "--auto", "--timeout", "7200", "--out", folder, "--",
+                            "/usr/bin/python3", "-B", os.path.join(HERE, "inside.py"), folder],
+                           stdin=subprocess.DEVNULL)
     try:
-        with open(os.path.join(folder, "request.json"), "w") as file:
-            json.dump(requests, file)
-        say("in the rig: " + ", ".join(name for name, _ in requests))
-        status = subprocess.run([os.path.join(TOOLS, "rig"), "--auto", "--timeout", "3000", "--out", folder, "--",
-                                 "/usr/bin/python3", "-B", os.path.join(HERE, "inside.py"), folder],
-                                stdin=subprocess.DEVNULL).returncode
-        if status:
-            raise BenchError(f"the measurement in the rig failed with status {status}")
-        with open(os.path.join(folder, "results.json")) as file:
-            return json.load(file)
+        heard, last = time.monotonic(), None
+        while True:
+            try:
+                return rig.wait(1)
+            except subprocess.TimeoutExpired:
+                pass
+            # What is written there is seen here at once; see progress().
+            sign = sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder))
+            if sign != last:
+                last, heard = sign, time.monotonic()
+            if time.monotonic() - heard > SILENCE_S:
+                return None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if rig.poll() is None:
+            rig.terminate()
+            rig.wait()
+
+
+def progress(text):
+    """say(), from inside the rig: also a sign of life."""
+    say(text)
+    folder = os.environ.get("RIG_OUT")
+    if folder:
+        with open(os.path.join(folder, "progress"), "a") as file:
+            file.write(text + "\n")

@@ -7,7 +7,7 @@ import statistics
 import time
 
 import peers
-from common import BenchError, say
+from common import progress, say
 from console import Guest
 from report import US
 
@@ -52,6 +52,8 @@ def measure(request):
         samples = {name: {"port": [], "mmio": []} for name in paced}
         order = list(paced)
         for number in range(-1, request["runs"]):
+            if number % 5 == 0:
+                progress(f"exits: {number} of {request['runs']} rounds")
             for name in order:
                 port, mmio = paced[name].round()
                 if number >= 0:

@@ -9,7 +9,7 @@ import time
 
 import peers
 from boot import CMDLINE
-from common import asset, say
+from common import asset, progress, say
 from console import Guest
 from report import MIB
 
@@ -74,8 +74,10 @@ def measure(request):
                     "QEMU microvm": peers.qemu(peers.MICROVM, **tail)}
         samples = {}
         for name, argv in commands.items():
-            say(f"memory with an idle Linux guest: {name}")
-            samples[name] = [sample(request["observe"], argv, b"# ") for _ in range(request["runs"])]
+            samples[name] = []
+            for _ in range(request["runs"]):
+                progress(f"memory with an idle Linux guest: {name}")
+                samples[name].append(sample(request["observe"], argv, b"# "))
         return {"samples": samples, "commands": commands}
 
 
