@@ -166,7 +166,8 @@ void KvmMachine::reset() {
 }
 
 void KvmMachine::on_triple_fault(uint32_t vcpu) {
-  log_.write(LogLevel::info, fmt::format("vCPU {}: triple fault", vcpu));
+  log_.write(LogLevel::warn, fmt::format("vCPU {}: triple fault: the machine {}", vcpu,
+                                         config_.reboot ? "is reset" : "ends"));
   reset();
 }
 

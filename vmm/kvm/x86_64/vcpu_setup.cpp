@@ -135,8 +135,8 @@ void Vcpu::set_up() {
   }
   need(kvm_ioctl(fd_.get(), KVM_SET_CPUID2, table), index_, "the CPUID table");
 
-  // As firmware leaves it: PIC interrupts on LINT0, NMI on LINT1 (SDM vol. 3, 11.5.1). Setting it is also what makes
-  // KVM enter this APIC into its map of IPI targets: without that an xAPIC IPI to it goes nowhere.
+  // As firmware leaves it: PIC interrupts on LINT0, NMI on LINT1 (SDM vol. 3, 11.5.1). Setting it is also
+  // what makes KVM enter this APIC into its map of IPI targets: without that an xAPIC IPI to it goes nowhere.
   kvm_lapic_state lapic{};
   need(kvm_ioctl(fd_.get(), KVM_GET_LAPIC, &lapic), index_, "the local APIC");
   const uint32_t lint0 = kDeliveryExtInt;
@@ -183,7 +183,7 @@ void Vcpu::keep_pristine() {
   need(kvm_ioctl(fd_.get(), KVM_GET_VCPU_EVENTS, &p->events), index_, "pending events");
   need(kvm_ioctl(fd_.get(), KVM_GET_DEBUGREGS, &p->debug), index_, "debug registers");
   for (const uint32_t index : vm_.kvm().msr_indices()) {
-    if (index != kMsrTsc) p->msrs.add(index, 0);  // time goes on over a reset
+    if (index != kMsrTsc) p->msrs.add(index, 0);
   }
   p->msrs.read_all(fd_.get());
   pristine_ = std::move(p);
@@ -199,6 +199,12 @@ void Vcpu::reset() {
   // Control registers before MSRs (EFER, APIC base), the local APIC before its deadline timer's MSR.
   need(kvm_ioctl(fd_.get(), KVM_SET_SREGS, &p.sregs), index_, "control registers");
   need(kvm_ioctl(fd_.get(), KVM_SET_REGS, &p.regs), index_, "registers");
+  // The time stamp counter first, for the deadline timer counts in it. It must be written: after a triple
+  // fault kvm_amd has cleared the offset that the CPU adds to it, but not the one that KVM reckons the
+  // guest's timers with. 0 is what KVM keeps in step over all vCPUs.
+  MsrBuffer tsc;
+  tsc.add(kMsrTsc, 0);
+  tsc.write_all(fd_.get());
   MsrBuffer msrs = p.msrs;
   msrs.write_all(fd_.get());
   need(kvm_ioctl(fd_.get(), KVM_SET_LAPIC, &p.lapic), index_, "the local APIC");
