@@ -54,6 +54,9 @@ constexpr uint8_t kMsrRing = 0x40;
 constexpr uint8_t kMsrCarrier = 0x80;
 constexpr uint8_t kMsrLines = 0xf0;
 
+constexpr auto kLeastPause = std::chrono::microseconds(100);  // between two batches of input
+constexpr auto kMostPause = std::chrono::milliseconds(5);
+
 constexpr uint16_t kFieldIer = 1;
 constexpr uint16_t kFieldFcr = 2;
 constexpr uint16_t kFieldLcr = 3;
@@ -70,8 +73,9 @@ constexpr uint16_t kFieldWaiting = 13;
 
 }  // namespace
 
-Serial16550::Serial16550(std::string name, IrqLine& irq, SerialBackend& backend)
-    : name_(std::move(name)), irq_(irq), backend_(backend) {
+Serial16550::Serial16550(std::string name, IrqLine& irq, SerialBackend& backend, TimeSource* time)
+    : name_(std::move(name)), irq_(irq), backend_(backend), time_(time) {
+  if (time_ != nullptr) pause_timer_ = time_->make_timer([this] { pause_over(); });
   backend_.connect(this);
 }
 
@@ -168,11 +172,38 @@ uint8_t Serial16550::read_data() {
     looped_.pop();
     return v;
   }
-  if (!receiving() || input_.empty()) return 0;
+  if (!receiving() || arrived_ == 0) return 0;
   const uint8_t v = input_.at(0);
-  input_.pop();
-  input_taken();
+  leave(1);
   return v;
+}
+
+// The next of the host's input comes into the FIFO, unless some is there or a pause is due.
+void Serial16550::arrive() {
+  if (arrived_ != 0 || pausing_) return;
+  arrived_ = time_ != nullptr ? std::min(input_.size(), kFifoSize) : input_.size();
+  if (time_ != nullptr) batch_start_ = time_->now();
+}
+
+// `count` bytes leave the FIFO.
+void Serial16550::leave(size_t count) {
+  input_.pop(count);
+  arrived_ -= count;
+  input_taken();
+  if (arrived_ != 0) return;
+  if (time_ == nullptr) return arrive();
+  // Half as long as the guest took for the last batch: two thirds of its time at most go into its handler,
+  // however slow it is.
+  const auto now = time_->now();
+  pausing_ = true;
+  pause_timer_->arm(now + std::clamp<Clock::duration>((now - batch_start_) / 2, kLeastPause, kMostPause));
+}
+
+void Serial16550::pause_over() {
+  const std::scoped_lock lock(mutex_);
+  pausing_ = false;
+  arrive();
+  update_irq();
 }
 
 // The back end is woken when half the room is free again, not for each byte.
@@ -228,10 +259,7 @@ void Serial16550::write_fcr(uint8_t v) {
   if (toggled || (v & kFcrClearReceiver) != 0) {
     looped_.clear();
     // Of host input, what would be in the FIFO; the rest has not arrived yet.
-    if (receiving()) {
-      input_.pop(std::min(input_.size(), fifo_depth()));
-      input_taken();
-    }
+    if (receiving() && arrived_ != 0) leave(std::min(arrived_, fifo_depth()));
   }
   if (toggled || (v & kFcrClearTransmitter) != 0) {
     if (!waiting_.empty()) regs_.thr_event = true;
@@ -295,6 +323,8 @@ void Serial16550::input(std::span<const std::byte> data) {
   for (const std::byte v : data) {
     if (!input_.push(std::to_integer<uint8_t>(v))) break;
   }
+  if (time_ == nullptr) arrived_ = 0;  // all of it is there at once
+  arrive();
   update_irq();
 }
 
@@ -356,6 +386,9 @@ Result<void> Serial16550::load(StateReader& r) {
     for (const std::byte v : raw) fifo.push(std::to_integer<uint8_t>(v));
   };
   queue(input_, *input);
+  arrived_ = 0;
+  pausing_ = false;
+  arrive();
   queue(looped_, *looped);
   queue(waiting_, *waiting);
   if (!waiting_.empty()) drain();  // into this machine's back end

@@ -6,13 +6,16 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
 #include "devices/serial_backend.h"
 #include "vmm/core/device.h"
+#include "vmm/core/event_loop.h"
 #include "vmm/core/irq.h"
 
 namespace minivmm {
@@ -21,8 +24,9 @@ inline constexpr uint64_t kSerialPorts = 8;
 
 class Serial16550 final : public IoDevice, public StateUnit, private SerialPort {
  public:
-  // `name` is the state name ("serial0"). `irq` and `backend` outlive it.
-  Serial16550(std::string name, IrqLine& irq, SerialBackend& backend);
+  // `name` is the state name ("serial0"). `irq`, `backend` and `time` outlive it. Without `time` there are no
+  // pauses: input is there as fast as the guest takes it.
+  Serial16550(std::string name, IrqLine& irq, SerialBackend& backend, TimeSource* time = nullptr);
   ~Serial16550() override;
 
   void reset();  // machine reset; host input not yet taken by the guest stays
@@ -86,7 +90,10 @@ class Serial16550 final : public IoDevice, public StateUnit, private SerialPort 
   bool loopback() const { return (regs_.mcr & 0x10) != 0; }
   size_t fifo_depth() const { return (regs_.fcr & 0x01) != 0 ? kFifoSize : 1; }
   bool receiving() const;
-  bool data_ready() const { return !looped_.empty() || (receiving() && !input_.empty()); }
+  bool data_ready() const { return !looped_.empty() || (receiving() && arrived_ != 0); }
+  void arrive();
+  void leave(size_t count);
+  void pause_over();
   uint8_t lsr() const;
   uint8_t msr_lines() const;
   uint8_t iir() const;
@@ -109,6 +116,11 @@ class Serial16550 final : public IoDevice, public StateUnit, private SerialPort 
   Fifo<kInputSize> input_;
   Fifo<kFifoSize> looped_;   // the receiver FIFO's content in loopback mode
   Fifo<kFifoSize> waiting_;  // the transmitter FIFO: what the back end had no room for
+  size_t arrived_ = 0;       // of input_'s front: in the receiver FIFO
+  bool pausing_ = false;
+  Clock::time_point batch_start_;
+  TimeSource* const time_;
+  std::unique_ptr<Timer> pause_timer_;  // null without time_
   bool irq_high_ = false;
   bool starved_ = false;  // the back end was told there is no room for input
 };

@@ -13,7 +13,7 @@ Platform::Platform(Bus& pio, TimeSource& time, SerialBackend& serial, const Wire
       i8042_(wires.on_reset),
       rtc_(*rtc_irq_, time),
       pm_(*pm_irq_, wires.on_power_off, wires.on_reset),
-      serial_("serial0", *serial_irq_, serial),
+      serial_("serial0", *serial_irq_, serial, &time),
       devices_{&pit_, &pit_.port61(), &i8042_, &rtc_, &pm_, &serial_} {
   auto place = [&pio](const address_map::Window& window, IoDevice& device, uint64_t offset = 0) {
     const auto placed = pio.insert({window.base, window.size, &device, offset});

@@ -318,5 +318,30 @@ TEST_F(Serial, ResetKeepsInputForTheNextBoot) {
   EXPECT_EQ(get(0), 'l');
 }
 
+TEST(SerialInput, ComesAFifosWorthAtATimeWithAPauseAfterEach) {
+  test::FakeLine irq;
+  test::FakeTime time;
+  FakeCable cable;
+  Serial16550 uart("serial0", irq, cable, &time);
+  write8(uart, 2, 0x01);
+  write8(uart, 4, 0x0b);
+  write8(uart, 1, 0x01);
+  std::string text;
+  for (int i = 0; i < 40; ++i) text += static_cast<char>('a' + i % 26);
+  ASSERT_EQ(cable.feed(text), 40U);
+  std::string got;
+  for (const size_t batch : {16U, 16U, 8U}) {
+    EXPECT_TRUE(irq.high());
+    size_t n = 0;
+    for (; (read8(uart, 5) & 0x01) != 0; ++n) got += static_cast<char>(read8(uart, 0));
+    EXPECT_EQ(n, batch);
+    EXPECT_FALSE(irq.high());
+    time.advance(std::chrono::milliseconds(5));
+  }
+  EXPECT_EQ(got, text);
+  cable.feed("z");
+  EXPECT_EQ(read8(uart, 0), 'z');
+}
+
 }  // namespace
 }  // namespace minivmm
