@@ -1,5 +1,5 @@
-// <linux/kvm.h> as the kernel means it. Its flexible arrays are declared by a macro that puts an empty struct before
-// them: nothing in C, one byte in C++, which moves the arrays and changes the ioctls' numbers.
+// <linux/kvm.h> as the kernel means it. Its flexible arrays are declared by a macro that puts an empty struct
+// before them: nothing in C, one byte in C++, which moves the arrays and changes the ioctls' numbers.
 #pragma once
 
 #include <linux/stddef.h>

@@ -1,7 +1,9 @@
-// Replays exits through Vcpu::dispatch() into the real devices, under callgrind, which counts our own instructions
-// for them: tools/bench footprint --only instructions. The dumps are named after the kinds of exits.
+// Replays exits through Vcpu::dispatch() into the real devices, under callgrind, which counts our own
+// instructions for them: tools/bench footprint --only instructions. The dumps are named after the kinds of
+// exits.
 //
-//   dispatch COUNT [RECORD]   COUNT exits of each kind; then those of RECORD (record.c), if given, in their order
+//   dispatch COUNT [RECORD]   COUNT exits of each kind; then those of RECORD (record.c), if given, in their
+//   order
 #include <fmt/format.h>
 #include <linux/kvm.h>
 #include <valgrind/callgrind.h>
@@ -38,7 +40,9 @@ struct Rack {
         vm(kvm, memory, {.identity_map = address_map::kKvmIdentityMap, .tss = address_map::kKvmTss}),
         serial(make_null_serial()),
         platform(pio, loop, *serial,
-                 {.irq = [this](uint32_t gsi) { return vm.irq_line(gsi); }, .on_power_off = [] {}, .on_reset = [] {}}),
+                 {.irq = [this](uint32_t gsi) { return vm.irq_line(gsi); },
+                  .on_power_off = [] {},
+                  .on_reset = [] {}}),
         virtio(make_virtio_bus({vm, memory, pio, mmio, loop, log}, config, plan)),
         vcpu(vm, 0, cpuid, pio, mmio, events) {}
 
@@ -112,7 +116,8 @@ int replay(long count, const char* record) {
   const std::vector<Kind> kinds{
       {"port in: UART line status", {.address = 0x3fd, .size = 1}},
       {"port out: UART data", {.address = 0x3f8, .data = 'x', .is_write = 1, .size = 1}},
-      {"port out: PCI config address", {.address = 0xcf8, .data = kFirstBusFunction0, .is_write = 1, .size = 4}},
+      {"port out: PCI config address",
+       {.address = 0xcf8, .data = kFirstBusFunction0, .is_write = 1, .size = 4}},
       {"port in: PCI config data", {.address = 0xcfc, .size = 4}},
       {"port out: nobody there", {.address = 0x80, .is_write = 1, .size = 1}},
       {"mmio read: ECAM", {.address = address_map::kPciEcam.base, .is_mmio = 1, .size = 4}},
