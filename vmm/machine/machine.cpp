@@ -133,10 +133,14 @@ void KvmMachine::load_kernel(bool memory_is_zero) {
 }
 
 MachineEnd KvmMachine::run() {
-  for (const auto& vcpu : vcpus_) vcpu->start();
-  load_kernel(true);
-  resume_all();
+  {
+    const std::scoped_lock lock(life_mutex_);  // a pause() may come as soon as the first vCPU runs
+    for (const auto& vcpu : vcpus_) vcpu->start();
+    load_kernel(true);
+    if (!paused_) resume_all();
+  }
   loop_.run();
+  const std::scoped_lock life_lock(life_mutex_);
   park_all();
   for (const auto& vcpu : vcpus_) vcpu->stop();
   virtio_->reset();  // drains the queues: what the guest has handed over is on the disk
