@@ -18,10 +18,11 @@ CMDLINE = ("console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_c
            "rcupdate.rcu_expedited=1 cryptomgr.notests=1 oops=panic "
            "rcupdate.rcu_cpu_stall_timeout=60 sysctl.kernel.panic_on_rcu_stall=1")
 
-# No la57: a fifth level of page tables, in L1 and under L2, is only slower. No XSAVE and what needs it: this QEMU does
+# No la57: a fifth level of page tables, in L1 and under L2, is only slower. No erms and fsrm: kernels that see them copy
+# byte by byte with one instruction, of which TCG does each byte apart. No XSAVE and what needs it: this QEMU does
 # not let a hypervisor intercept XSETBV, so KVM never learns the guest's XCR0, and enters it with 1 each time: the
 # guest's kernel would lose SSE registers at task switches, and does complain of XSAVE's sizes.
-CPU = "max,la57=off," + ",".join(f"{feature}=off" for feature in (
+CPU = "max,la57=off,erms=off,fsrm=off," + ",".join(f"{feature}=off" for feature in (
     "xsave", "avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq", "pku", "mpx"))
 
 
