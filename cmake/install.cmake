@@ -10,5 +10,7 @@ configure_package_config_file(cmake/minivmm-config.cmake.in ${CMAKE_BINARY_DIR}/
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/minivmm-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/minivmm-config.cmake ${CMAKE_BINARY_DIR}/minivmm-config-version.cmake
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/minivmm)
+# From where the .pc file lies to the prefix, so that an installed tree can be moved, and --prefix be given late.
+file(RELATIVE_PATH MINIVMM_TO_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
 configure_file(cmake/minivmm.pc.in ${CMAKE_BINARY_DIR}/minivmm.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/minivmm.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
