@@ -201,10 +201,10 @@ void add_options(CLI::App& app, const std::shared_ptr<RunOptions>& options) {
       ->group(size);
   app.add_option("--memory", o.memory,
                  "Guest memory (default 1G); settings: hugepages=off|on|2M|1G, shared=on, prefault=on")
-      ->type_name("SIZE[,setting…]")
+      ->type_name("SIZE[,SETTING...]")
       ->group(size);
   app.add_option("--cpu", o.cpu, "CPU model: host (default), x86-64-v2 or x86-64-v3; -FEATURE hides one")
-      ->type_name("MODEL[,-FEATURE…]")
+      ->type_name("MODEL[,-FEATURE...]")
       ->group(size);
   app.add_option("--transport", o.transport, "Where virtio devices are: pci (default) or mmio")
       ->check(CLI::IsMember({"pci", "mmio"}))
