@@ -104,8 +104,10 @@ Vm::Vm(const Kvm& kvm, const GuestMemory& memory, const Layout& layout)
   if (kvm_ioctl(fd_.get(), KVM_SET_TSS_ADDR, reinterpret_cast<const void*>(value(layout.tss))) < 0) {
     throw_errno("place KVM's TSS");
   }
-  create_irqchip();
+  // Slots before the interrupt chips: a slot's registration waits for the SRCU grace period that theirs begins, which
+  // takes milliseconds.
   register_memory();
+  create_irqchip();
 }
 
 void Vm::register_memory() {
