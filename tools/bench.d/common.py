@@ -90,6 +90,7 @@ class Context:
 
 SILENCE_S = 300   # no single step takes as long
 TRIES = 3
+RIG_FAILED = 125
 
 
 def in_rig(context, requests):
@@ -101,8 +102,8 @@ def in_rig(context, requests):
                 json.dump(requests, file)
             say("in the rig: " + ", ".join(name for name, _ in requests))
             status = run_rig(folder)
-            if status is None:
-                say("the rig's emulated machine has stopped answering: once more, in a new one")
+            if status in (None, RIG_FAILED):
+                say("the rig's emulated machine has broken down: once more, in a new one")
                 continue
             if status:
                 raise BenchError(f"the measurement in the rig failed with status {status}")
@@ -110,7 +111,7 @@ def in_rig(context, requests):
                 return json.load(file)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    raise BenchError(f"the rig's emulated machine stopped answering {TRIES} times")
+    raise BenchError(f"the rig's emulated machine broke down {TRIES} times")
 
 
 def run_rig(folder):
