@@ -124,7 +124,8 @@ void tell(std::string_view line) {
   fmt::print(stderr, "minivmm: {}\r\n", line);
 }
 
-MachineHooks console_hooks(const MachineConfig& config, Machine*& machine) {
+// `machine` is filled in before its loop runs.
+MachineHooks console_hooks(const MachineConfig& config, const std::unique_ptr<Machine>& machine) {
   MachineHooks hooks;
   hooks.notice = [](const std::string& line) { fmt::print(stderr, "minivmm: {}\n", line); };
   if (config.serial != "stdio") return hooks;
@@ -153,9 +154,8 @@ int run(RunOptions& options) {
 
   ::signal(SIGPIPE, SIG_IGN);  // a console whose reader went away is no reason to die
   Log log(log_level(options.log), [](LogLevel, std::string_view line) { tell(line); });
-  Machine* console_target = nullptr;
-  const auto machine = Machine::create(config, log, console_hooks(config, console_target));
-  console_target = machine.get();
+  std::unique_ptr<Machine> machine;
+  machine = Machine::create(config, log, console_hooks(config, machine));
   Signals signals(*machine);
   MachineEnd end;
   {
