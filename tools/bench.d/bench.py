@@ -51,10 +51,10 @@ def parse(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("what", choices=["boot", "footprint"], help=argparse.SUPPRESS)
-    add("--json", action="store_true", help="print one JSON object instead of tables: every sample, in ns, bytes, counts")
+    add("--json", action="store_true", help="one JSON object instead of tables: every sample, in ns, bytes, counts")
     add("--check", action="store_true", help="status 1 if a figure is over its limit")
     add("--runs", type=count, metavar="N", help="repetitions: boots of each VMM (default 9), starts (default 25) or "
-        "rounds of exits (default 15)")
+        "rounds of exits (default 40)")
     add("--only", action="append", choices=PARTS, metavar="PART", help="footprint: this part; repeatable")
     add("--no-rig", action="store_true", help="footprint: leave out what is measured in the rig")
     add("--build", metavar="DIR", help="measure the minivmm in this build folder as it is; without this the release "

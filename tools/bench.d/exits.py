@@ -12,6 +12,8 @@ from console import Guest
 from report import US
 
 COUNT = 2000   # of exits between two marks, as common.py builds the payload
+ROUNDS_A_PROCESS = 8
+RUNS = 40
 LIMIT = 1.15
 MEMORY_MIB = 256
 
@@ -45,27 +47,34 @@ class Paced:
 
 def measure(request):
     """Samples in ns by VMM and kind of exit, round by round in turn."""
+    samples = {name: {"port": [], "mmio": []} for name in ("bare", "minivmm")}
+    left = request["runs"]
+    while left > 0:
+        take_rounds(request, min(left, ROUNDS_A_PROCESS), samples)
+        left -= ROUNDS_A_PROCESS
+        progress(f"exits: {max(left, 0)} of {request['runs']} rounds to go")
+    return samples
+
+
+def take_rounds(request, rounds, samples):
+    """So many rounds of one pair of processes: each has luck of its own with where its memory lies."""
     with Guest(request["observe"], request["bare"]) as bare, Guest(request["observe"], request["minivmm"]) as minivmm:
         for guest in (bare, minivmm):
             guest.wait_for(b"p", 60)
         paced = {"bare": Paced(bare), "minivmm": Paced(minivmm)}
-        samples = {name: {"port": [], "mmio": []} for name in paced}
         order = list(paced)
-        for number in range(-1, request["runs"]):
-            if number % 5 == 0:
-                progress(f"exits: {number} of {request['runs']} rounds")
+        for number in range(-1, rounds):
             for name in order:
                 port, mmio = paced[name].round()
                 if number >= 0:
                     samples[name]["port"].append(port)
                     samples[name]["mmio"].append(mmio)
             order.reverse()
-        return samples
 
 
 def request(context):
     payload = context.tool("exits")
-    return {"observe": context.tool("observe"), "runs": context.runs(15),
+    return {"observe": context.tool("observe"), "runs": context.runs(RUNS),
             "bare": [context.tool("bare"), str(MEMORY_MIB), payload],
             "minivmm": peers.minivmm(context.vmm, payload, MEMORY_MIB)}
 
@@ -86,7 +95,7 @@ def rig_results(context, report, results):
 
 def tell(context, report, where, key, samples):
     table = report.table(key, f"time per exit, {where}", US,
-                         f"tools/bench footprint --only exits --runs {context.runs(15)}",
+                         f"tools/bench footprint --only exits --runs {context.runs(RUNS)}",
                          ["the ratio is the median of the rounds' own ratios: rounds are taken by turns"])
     asked = request(context)
     names = {"port": "port read, UART line status", "mmio": "MMIO read, ECAM"}

@@ -12,7 +12,7 @@ import zlib
 
 import peers
 from boot import CMDLINE
-from common import BenchError, asset, say
+from common import BenchError, asset, progress
 from console import Guest
 from report import COUNT
 
@@ -61,6 +61,7 @@ def rig_request(context):
 
 def record(request):
     """In the rig: the exits of a boot and power-off."""
+    progress("recording the exits of a boot")
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "exits")
         argv = ["/usr/bin/env", f"LD_PRELOAD={request['preload']}", f"EXIT_RECORD={path}", *request["argv"]]

@@ -84,8 +84,8 @@ def measure(request):
 def host(context, report):
     payload = context.tool("idle")
     say("memory with an idle payload")
-    again = "tools/bench footprint --only memory"
-    table = report.table("memory-payload", "private memory beyond guest pages, idle small ELF, on this host", MIB, again)
+    table = report.table("memory-payload", "private memory beyond guest pages, idle small ELF, on this host", MIB,
+                         "tools/bench footprint --only memory")
     for size in (256, 16384):
         argv = peers.minivmm(context.vmm, payload, size)
         fill(table, f"minivmm, {size} MiB guest", [sample(context.tool("observe"), argv, b"i") for _ in range(3)], argv,

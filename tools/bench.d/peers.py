@@ -3,8 +3,8 @@
 QEMU = ["qemu-system-x86_64", "-enable-kvm", "-nodefaults", "-no-user-config", "-nographic"]
 # No device that a direct boot of Linux with a serial console does not need.
 Q35 = "q35,usb=off,vmport=off,smbus=off,sata=off,smm=off,hpet=off"
-# The quickest microvm that was found. Its manual ("microvm", "Running a microvm-based VM") goes without the RTC, and has
-# it off by default under KVM; but Debian's kernel waits for one for seconds where there is none.
+# The quickest microvm that was found. Its manual ("microvm", "Running a microvm-based VM") goes without the RTC, which
+# is off by default under KVM; but Debian's kernel waits for one for seconds where there is none.
 MICROVM = "microvm,pit=off,pic=off,rtc=on"
 MICROVM_OF_THE_MANUAL = "microvm,x-option-roms=off,pit=off,pic=off,rtc=off"
 

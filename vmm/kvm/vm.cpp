@@ -104,8 +104,8 @@ Vm::Vm(const Kvm& kvm, const GuestMemory& memory, const Layout& layout)
   if (kvm_ioctl(fd_.get(), KVM_SET_TSS_ADDR, reinterpret_cast<const void*>(value(layout.tss))) < 0) {
     throw_errno("place KVM's TSS");
   }
-  // Slots before the interrupt chips: a slot's registration waits for the SRCU grace period that theirs begins, which
-  // takes milliseconds.
+  // Slots before the interrupt chips: a slot's registration waits for the SRCU grace period that theirs
+  // begins, which takes milliseconds.
   register_memory();
   create_irqchip();
 }

@@ -1,5 +1,6 @@
-# Says "i" on the serial port and then does nothing, for ever: what is measured is how the VMM got here, and what it holds. Bears the PVH note that QEMU's
-# direct boot of an ELF needs (XEN_ELFNOTE_PHYS32_ENTRY, 18); the code means the same entered in 32 and in 64 bits.
+# Says "i" on the serial port and then does nothing, for ever: what is measured is how the VMM got here, and what it
+# holds. Bears the PVH note that QEMU's direct boot of an ELF needs (XEN_ELFNOTE_PHYS32_ENTRY, 18); the code means the
+# same entered in 32 and in 64 bits.
 .global _start
 _start:
   cli
