@@ -1,19 +1,17 @@
-// What a device needs of its host, for tests: wires that count, a clock turned by hand, a folder that goes
-// away.
+// What a device needs of its host, for tests: wires that count, a clock turned by hand.
 #pragma once
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <chrono>
 #include <condition_variable>
-#include <filesystem>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "tests/temp_folder.h"
 #include "vmm/core/event_loop.h"
 #include "vmm/core/fd.h"
 #include "vmm/core/irq.h"
@@ -128,25 +126,6 @@ class ManualTime final : public TimeSource {
     std::function<void()> on_expiry_;
   };
   Clock::time_point now_{};
-};
-
-class TempFolder {
- public:
-  TempFolder() {
-    std::string path = (std::filesystem::temp_directory_path() / "minivmm-test-XXXXXX").string();
-    if (::mkdtemp(path.data()) == nullptr) throw_errno("make a temporary folder");
-    path_ = path;
-  }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-  ~TempFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
 };
 
 }  // namespace minivmm::test

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/temp_folder.h"
 #include "tests/unit/boot/kernel_builder.h"
 
 namespace minivmm {
@@ -15,10 +16,10 @@ using namespace testing;  // NOLINT(google-build-using-namespace)
 class InitrdFile : public ::testing::Test {
  protected:
   void SetUp() override { write(std::string(10000, 'i')); }
-  void TearDown() override { std::filesystem::remove(path_); }
   void write(const std::string& text) const { std::ofstream(path_, std::ios::binary) << text; }
 
-  std::filesystem::path path_ = ::testing::TempDir() + "initrd_test.img";
+  test::TempFolder folder_;
+  std::filesystem::path path_ = folder_.path() / "initrd.img";
 };
 
 TEST_F(InitrdFile, IsReadIntoGuestMemory) {

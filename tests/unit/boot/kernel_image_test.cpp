@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "boot/identify.h"
+#include "tests/temp_folder.h"
 #include "tests/unit/boot/kernel_builder.h"
 
 namespace minivmm {
@@ -15,17 +16,15 @@ using namespace testing;  // NOLINT(google-build-using-namespace)
 
 class Folder {
  public:
-  Folder() : path_(::testing::TempDir() + "kernel_image_test") { std::filesystem::create_directories(path_); }
-  ~Folder() { std::filesystem::remove_all(path_); }
   std::filesystem::path write(const std::string& name, const Bytes& bytes) const {
-    std::ofstream(path_ / name, std::ios::binary)
+    std::ofstream(path() / name, std::ios::binary)
         .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-    return path_ / name;
+    return path() / name;
   }
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return folder_.path(); }
 
  private:
-  std::filesystem::path path_;
+  test::TempFolder folder_;
 };
 
 std::string open_error(const std::filesystem::path& path) {

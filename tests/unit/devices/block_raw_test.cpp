@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "devices/block/file_lock.h"
+#include "tests/temp_folder.h"
 
 namespace minivmm {
 namespace {
@@ -19,16 +19,9 @@ namespace {
 class BlockRaw : public testing::Test {
  protected:
   BlockRaw() {
-    std::string name = (std::filesystem::temp_directory_path() / "minivmm-raw-XXXXXX").string();
-    const int fd = ::mkstemp(name.data());
-    MV_CHECK(fd >= 0);
-    ::close(fd);
-    path_ = name;
+    std::ofstream(path_).flush();
     std::filesystem::resize_file(path_, kSize);
   }
-  BlockRaw(const BlockRaw&) = delete;
-  BlockRaw& operator=(const BlockRaw&) = delete;
-  ~BlockRaw() override { std::filesystem::remove(path_); }
 
   static Result<void> run(BlockBackend& disk, const BlockRequest& request) {
     Result<void> out = fail(Errc::io, "never completed");
@@ -47,7 +40,8 @@ class BlockRaw : public testing::Test {
   }
 
   static constexpr uint64_t kSize = 64 << 20;
-  std::string path_;
+  test::TempFolder folder_;
+  std::string path_ = (folder_.path() / "disk.img").string();
 };
 
 TEST_F(BlockRaw, ReadsWhatItWrote) {

@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include <condition_variable>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <mutex>
@@ -18,6 +17,7 @@
 #include <thread>
 
 #include "devices/console_escape.h"
+#include "tests/temp_folder.h"
 #include "vmm/core/error.h"
 #include "vmm/core/fd.h"
 
@@ -123,10 +123,7 @@ std::string pattern(size_t size) {
 
 class Backend : public testing::Test {
  protected:
-  ~Backend() override {
-    stop();
-    if (!directory_.empty()) std::system(("rm -rf " + directory_).c_str());
-  }
+  ~Backend() override { stop(); }
   void start() {
     thread_ = std::thread([this] { loop.run(); });
   }
@@ -135,14 +132,7 @@ class Backend : public testing::Test {
     loop.stop();
     thread_.join();
   }
-  std::string path(const char* name) {
-    if (directory_.empty()) {
-      std::string form = testing::TempDir() + "minivmm-serial-XXXXXX";
-      EXPECT_NE(::mkdtemp(form.data()), nullptr);
-      directory_ = form;
-    }
-    return directory_ + "/" + name;
-  }
+  std::string path(const char* name) { return (folder_.path() / name).string(); }
   // Writes all of `text` as a guest does that waits for room: false if it were to wait for ever.
   bool send(SerialBackend& backend, std::string_view text) {
     while (!text.empty()) {
@@ -178,7 +168,7 @@ class Backend : public testing::Test {
 
  private:
   std::thread thread_;
-  std::string directory_;
+  test::TempFolder folder_;
 };
 
 TEST_F(Backend, NullTakesEverythingAndGivesNothing) {
