@@ -1,20 +1,20 @@
-#include "devices/block/rate_limit.h"
+#include "devices/block/rate_limiter.h"
 
 #include <algorithm>
 #include <cmath>
 
 namespace minivmm {
 
-RateLimit::RateLimit(const Bucket& requests, const Bucket& bytes)
+RateLimiter::RateLimiter(const Bucket& requests, const Bucket& bytes)
     : requests_(start(requests)), bytes_(start(bytes)) {}
 
-RateLimit::State RateLimit::start(const Bucket& bucket) {
+RateLimiter::State RateLimiter::start(const Bucket& bucket) {
   const double tenth = std::max(1.0, static_cast<double>(bucket.per_second) / 10);
   const double burst = bucket.burst == 0 ? tenth : static_cast<double>(bucket.burst);
   return {bucket.per_second, burst, burst};
 }
 
-std::chrono::nanoseconds RateLimit::State::missing(double wanted) const {
+std::chrono::nanoseconds RateLimiter::State::missing(double wanted) const {
   if (per_second == 0) return {};
   const double lack = std::min(wanted, burst) - tokens;
   if (lack <= 0) return {};
@@ -22,11 +22,11 @@ std::chrono::nanoseconds RateLimit::State::missing(double wanted) const {
       static_cast<int64_t>(std::ceil(std::min(lack / static_cast<double>(per_second), 1e9) * 1e9)));
 }
 
-void RateLimit::State::refill(double seconds) {
+void RateLimiter::State::refill(double seconds) {
   tokens = std::min(burst, tokens + static_cast<double>(per_second) * seconds);
 }
 
-std::chrono::nanoseconds RateLimit::take(uint64_t bytes, Clock::time_point now) {
+std::chrono::nanoseconds RateLimiter::take(uint64_t bytes, Clock::time_point now) {
   const std::scoped_lock lock(mutex_);
   if (last_ != Clock::time_point{} && now > last_) {
     const double seconds = std::chrono::duration<double>(now - last_).count();

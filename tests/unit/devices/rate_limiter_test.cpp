@@ -1,4 +1,4 @@
-#include "devices/block/rate_limit.h"
+#include "devices/block/rate_limiter.h"
 
 #include <gtest/gtest.h>
 
@@ -9,10 +9,10 @@ using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 using std::chrono::seconds;
 
-const RateLimit::Clock::time_point kStart{seconds(1000)};
+const RateLimiter::Clock::time_point kStart{seconds(1000)};
 
-TEST(RateLimit, LetsABurstThroughAndThenOneByOne) {
-  RateLimit limit({.per_second = 100, .burst = 5}, {});
+TEST(RateLimiter, LetsABurstThroughAndThenOneByOne) {
+  RateLimiter limit({.per_second = 100, .burst = 5}, {});
   for (int i = 0; i < 5; ++i) EXPECT_EQ(limit.take(4096, kStart), nanoseconds{}) << i;
   EXPECT_EQ(limit.take(4096, kStart), milliseconds(10));
   EXPECT_EQ(limit.take(4096, kStart + milliseconds(4)), milliseconds(6));
@@ -20,30 +20,30 @@ TEST(RateLimit, LetsABurstThroughAndThenOneByOne) {
   EXPECT_GT(limit.take(4096, kStart + milliseconds(10)), nanoseconds{});
 }
 
-TEST(RateLimit, FillsUpToTheBurstAndNoFurther) {
-  RateLimit limit({.per_second = 100, .burst = 5}, {});
+TEST(RateLimiter, FillsUpToTheBurstAndNoFurther) {
+  RateLimiter limit({.per_second = 100, .burst = 5}, {});
   for (int i = 0; i < 5; ++i) EXPECT_EQ(limit.take(0, kStart), nanoseconds{});
   const auto later = kStart + seconds(3600);
   for (int i = 0; i < 5; ++i) EXPECT_EQ(limit.take(0, later), nanoseconds{}) << i;
   EXPECT_GT(limit.take(0, later), nanoseconds{});
 }
 
-TEST(RateLimit, LetsARequestLargerThanTheBurstBeginAndBePaidOff) {
-  RateLimit limit({}, {.per_second = 1 << 20, .burst = 1 << 20});
+TEST(RateLimiter, LetsARequestLargerThanTheBurstBeginAndBePaidOff) {
+  RateLimiter limit({}, {.per_second = 1 << 20, .burst = 1 << 20});
   EXPECT_EQ(limit.take(4 << 20, kStart), nanoseconds{});
   EXPECT_EQ(limit.take(1 << 20, kStart + seconds(1)), seconds(3));
   EXPECT_EQ(limit.take(1 << 20, kStart + seconds(4)), nanoseconds{});
 }
 
-TEST(RateLimit, ChargesNothingForWhatMustWait) {
-  RateLimit limit({.per_second = 1000, .burst = 1000}, {.per_second = 1000, .burst = 1000});
+TEST(RateLimiter, ChargesNothingForWhatMustWait) {
+  RateLimiter limit({.per_second = 1000, .burst = 1000}, {.per_second = 1000, .burst = 1000});
   EXPECT_EQ(limit.take(1000, kStart), nanoseconds{});
   for (int i = 0; i < 100; ++i) EXPECT_GT(limit.take(1000, kStart), nanoseconds{});
   EXPECT_EQ(limit.take(1000, kStart + seconds(1)), nanoseconds{});
 }
 
-TEST(RateLimit, HoldsItsRateInTheLongRun) {
-  RateLimit limit({.per_second = 500}, {});
+TEST(RateLimiter, HoldsItsRateInTheLongRun) {
+  RateLimiter limit({.per_second = 500}, {});
   int begun = 0;
   for (auto now = kStart; now < kStart + seconds(10); now += nanoseconds(100'000)) {
     while (limit.take(512, now) == nanoseconds{}) ++begun;
@@ -51,11 +51,11 @@ TEST(RateLimit, HoldsItsRateInTheLongRun) {
   EXPECT_NEAR(begun, 5050, 2);  // 10 s of 500, and the first burst of 50
 }
 
-TEST(RateLimit, SurvivesNumbersOfAnySize) {
-  RateLimit limit({.per_second = 1, .burst = 1}, {.per_second = 1, .burst = 1});
+TEST(RateLimiter, SurvivesNumbersOfAnySize) {
+  RateLimiter limit({.per_second = 1, .burst = 1}, {.per_second = 1, .burst = 1});
   EXPECT_EQ(limit.take(~uint64_t{0}, kStart), nanoseconds{});
   EXPECT_GT(limit.take(~uint64_t{0}, kStart + seconds(1)), nanoseconds{});
-  RateLimit none({}, {});
+  RateLimiter none({}, {});
   EXPECT_FALSE(none.limits());
   EXPECT_EQ(none.take(~uint64_t{0}, kStart), nanoseconds{});
 }

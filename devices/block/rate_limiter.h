@@ -8,7 +8,7 @@
 
 namespace minivmm {
 
-class RateLimit {
+class RateLimiter {
  public:
   using Clock = std::chrono::steady_clock;
   struct Bucket {
@@ -17,7 +17,7 @@ class RateLimit {
   };
 
   // Both buckets are full at first.
-  RateLimit(const Bucket& requests, const Bucket& bytes);
+  RateLimiter(const Bucket& requests, const Bucket& bytes);
 
   bool limits() const { return requests_.per_second != 0 || bytes_.per_second != 0; }
   // Zero: one request of so many bytes may begin, and is charged for. More: nothing is charged; ask again
