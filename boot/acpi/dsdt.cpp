@@ -178,6 +178,13 @@ Terms virtio_devices(const AcpiConfig& config) {
   return devices;
 }
 
+// QEMU, docs/specs/fw_cfg.rst, "ACPI Interface": Linux's qemu_fw_cfg driver binds by this id.
+Terms fw_cfg_device(uint16_t port) {
+  constexpr uint64_t kPresentEnabledWorking = 0x0b;  // ACPI 6.5, 6.3.7; and not for people to see
+  return {device("FWCF", {name("_HID", string("QEMU0002")), name("_STA", integer(kPresentEnabledWorking)),
+                          name("_CRS", resources({aml::io(port, 12)}))})};
+}
+
 }  // namespace
 
 aml::Code build_dsdt(const AcpiConfig& config) {
@@ -189,6 +196,7 @@ aml::Code build_dsdt(const AcpiConfig& config) {
   if (config.pci) add(pci_devices(*config.pci));
   add(legacy_devices(config));
   add(virtio_devices(config));
+  if (config.fw_cfg_port) add(fw_cfg_device(*config.fw_cfg_port));
   add(power_devices(config));
   const Code s5 = package({integer(config.s5_type), integer(0), integer(0), integer(0)});
   return join({scope("\\_SB", devices), name("\\_S5", s5)});

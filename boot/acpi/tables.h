@@ -64,6 +64,7 @@ struct AcpiConfig {
   std::optional<uint32_t> rtc_gsi = {};  // CMOS RTC at ports 0x70 and 0x71
   bool has_i8042 = false;                // keyboard controller at 0x60 and 0x64 that the guest should drive
   std::vector<AcpiVirtioMmio> virtio_mmio = {};
+  std::optional<uint16_t> fw_cfg_port = {};  // QEMU's fw_cfg device: 12 I/O ports from here on
 
   // The power-management block, in I/O ports: +0 u32 pending events (bit 0: power button; reading clears),
   // +4 SLEEP_CONTROL, +5 SLEEP_STATUS, +6 RESET, one byte each.

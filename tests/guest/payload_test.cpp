@@ -85,6 +85,14 @@ TEST_F(Payload, WritesToTheSerialPortAndPowersOff) {
   EXPECT_EQ(out_.text(), "ok\n");
 }
 
+TEST_F(Payload, ReadsAFwCfgFileByPortAndByDma) {
+  MachineConfig config = small();
+  config.add_fw_cfg("name=opt/org.example/file,string=file");
+  auto vm = machine("fw_cfg", config);
+  EXPECT_EQ(vm->run().reason, MachineEnd::Reason::powered_off);
+  EXPECT_EQ(out_.text(), "QEMU0file\n");
+}
+
 TEST_F(Payload, RunsWithMemoryOnBothSidesOfTheHole) {
   MachineConfig config = small();
   config.memory = uint64_t{6} << 30;

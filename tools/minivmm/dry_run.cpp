@@ -53,6 +53,11 @@ void print_as_json(const MachineConfig& config, const MachinePlan& plan) {
     if (!d.spec.empty()) device["spec"] = d.spec;
     devices.push_back(std::move(device));
   }
+  json::array files;
+  for (const FwCfgConfig& f : plan.fw_cfg) {
+    const bool text = f.file.empty();
+    files.push_back(json::object{{"name", f.name}, {text ? "string" : "file", text ? f.text : f.file}});
+  }
   print_json(json::object{{"kernel", config.kernel},
                           {"initrd", config.initrd},
                           {"cmdline", plan.cmdline},
@@ -60,7 +65,8 @@ void print_as_json(const MachineConfig& config, const MachinePlan& plan) {
                           {"cpu", config.cpu.text()},
                           {"memory_bytes", config.memory},
                           {"memory_map", std::move(memory)},
-                          {"devices", std::move(devices)}});
+                          {"devices", std::move(devices)},
+                          {"fw_cfg", std::move(files)}});
 }
 
 void print_as_text(const MachineConfig& config, const MachinePlan& plan) {
@@ -80,6 +86,10 @@ void print_as_text(const MachineConfig& config, const MachinePlan& plan) {
                             : d.space == PlannedDevice::Space::pci ? "msi-x"
                                                                    : "";
     fmt::print("device   {:<15} {:<16} {:<7}{}\n", d.name, where, irq, d.spec);
+  }
+  for (const FwCfgConfig& f : plan.fw_cfg) {
+    fmt::print("fw_cfg   {:<32} {}\n", f.name,
+               f.file.empty() ? "string of " + format_size(f.text.size()) : "file " + f.file);
   }
 }
 

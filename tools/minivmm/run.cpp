@@ -40,6 +40,7 @@ struct RunOptions {
   std::string log = "warn";
   std::optional<std::string> cmdline;
   std::string net = "none";
+  std::vector<std::string> fw_cfg;
   std::map<std::string, std::vector<std::string>> virtio;  // by type name
   bool no_reboot = false;
   bool dry_run = false;
@@ -57,6 +58,7 @@ LogLevel log_level(const std::string& word) {
 MachineConfig to_config(RunOptions& options) {
   MachineConfig config = std::move(options.config);
   config.set_memory(options.memory);
+  for (const std::string& spec : options.fw_cfg) config.add_fw_cfg(spec);
   config.cpu = CpuModel::parse(options.cpu);
   config.transport = options.transport == "mmio" ? Transport::mmio : Transport::pci;
   config.entry = options.entry == "decompressor" ? KernelEntry::decompressor
@@ -223,6 +225,16 @@ void add_options(CLI::App& app, const std::shared_ptr<RunOptions>& options) {
   app.add_option("--serial", o.config.serial,
                  "Serial console: stdio (default), null, pty, file:PATH or socket:PATH")
       ->type_name("WHERE")
+      ->group(devices);
+
+  app.add_option("--ignition", o.config.ignition,
+                 "Ignition config for the guest's first boot (Flatcar, Fedora CoreOS)")
+      ->type_name("FILE")
+      ->group(devices);
+  app.add_option("--fw-cfg", o.fw_cfg, "A file for the guest's /sys/firmware/qemu_fw_cfg; repeatable")
+      ->type_name("name=NAME,file=PATH|string=TEXT")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->group(devices);
 
   const std::string behaviour = "Behaviour";

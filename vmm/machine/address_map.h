@@ -35,6 +35,7 @@ inline constexpr Window kPort61{0x61, 1};
 inline constexpr Window kI8042Command{0x64, 1};
 inline constexpr Window kRtc{0x70, 2};
 inline constexpr Window kCom1{0x3f8, 8};
+inline constexpr Window kFwCfg{0x510, 12};  // where guests look for QEMU's
 inline constexpr Window kAcpiPm{0x600, 8};
 inline constexpr Window kPciConfig{0xcf8, 8};
 inline constexpr Window kPciIo{0x1000, 0xf000};  // offered to PCI in the DSDT; no device of ours uses it

@@ -5,6 +5,7 @@
 #include "vmm/core/error.h"
 #include "vmm/core/spec_string.h"
 #include "vmm/machine/address_map.h"
+#include "vmm/machine/fw_cfg_config.h"
 
 namespace minivmm {
 
@@ -53,6 +54,7 @@ void check_config(const MachineConfig& config) {
     throw ConfigError(fmt::format("--memory: {} is not a whole number of huge pages of {}",
                                   format_size(config.memory), format_size(huge)));
   }
+  fw_cfg_entries(config);
 }
 
 }  // namespace minivmm

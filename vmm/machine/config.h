@@ -27,6 +27,14 @@ struct VirtioConfig {
   std::string spec;  // "root.img,readonly=on"
 };
 
+// One file of the fw_cfg device.
+struct FwCfgConfig {
+  std::string name;  // "opt/org.example/settings": printable ASCII, 55 characters at most
+  std::string
+      file;  // a file of the host that has its content, read when the machine is made; empty: `text` is it
+  std::string text;
+};
+
 struct MachineConfig {
   std::string kernel;
   std::string initrd;
@@ -40,11 +48,15 @@ struct MachineConfig {
   CpuModel cpu;
   Transport transport = Transport::pci;
   std::vector<VirtioConfig> virtio;
-  std::string serial = "stdio";  // "stdio", "null", "pty", "file:PATH", "socket:PATH"
-  bool reboot = true;            // false: a guest's reset ends the machine
+  std::string serial = "stdio";     // "stdio", "null", "pty", "file:PATH", "socket:PATH"
+  std::string ignition;             // a file for fw_cfg under Ignition's names; empty: none
+  std::vector<FwCfgConfig> fw_cfg;  // with neither, the machine has no fw_cfg device
+  bool reboot = true;               // false: a guest's reset ends the machine
 
   // Fills memory and memory_options from "1G,hugepages=2M,shared=on,prefault=on". Throws ConfigError.
   void set_memory(std::string_view spec);
+  // Adds to fw_cfg from "name=opt/org.example/settings,file=PATH" or ",string=TEXT". Throws ConfigError.
+  void add_fw_cfg(std::string_view spec);
 };
 
 // Throws ConfigError on values that make no sense wherever they run.

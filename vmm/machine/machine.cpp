@@ -15,6 +15,7 @@
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/kvm/vm.h"
+#include "vmm/machine/fw_cfg_config.h"
 #include "vmm/machine/plan.h"
 #include "vmm/machine/platform.h"
 #include "vmm/machine/reset_vector.h"
@@ -97,7 +98,8 @@ KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
       pio_, loop_, *serial_,
       Platform::Wires{.irq = [this](uint32_t gsi) { return vm_.irq_line(gsi); },
                       .on_power_off = [this] { end({MachineEnd::Reason::powered_off, ""}); },
-                      .on_reset = [this] { reset(); }});
+                      .on_reset = [this] { reset(); }},
+      make_fw_cfg(config_, memory_, log_));
   virtio_ = make_virtio_bus({vm_, memory_, pio_, mmio_, loop_, log_}, config_, plan_);
   for (uint32_t index = 0; index < config_.cpus; ++index) {
     vcpus_.push_back(std::make_unique<Vcpu>(vm_, index, cpuid_, pio_, mmio_, *this));

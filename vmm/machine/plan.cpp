@@ -10,6 +10,7 @@
 #include "devices/acpi_pm.h"
 #include "vmm/core/error.h"
 #include "vmm/core/spec_string.h"
+#include "vmm/machine/fw_cfg_config.h"
 #include "vmm/machine/root_disk.h"
 
 namespace minivmm {
@@ -44,6 +45,7 @@ void plan_memory(MachinePlan& plan, const MachineConfig& config, unsigned addres
 }
 
 void plan_platform(MachinePlan& plan, const MachineConfig& config) {
+  plan.fw_cfg = fw_cfg_entries(config);
   using Space = PlannedDevice::Space;
   auto port = [&](const char* name, const Window& w, std::optional<uint32_t> gsi) {
     plan.devices.push_back({name, Space::port, w.base, w.size, gsi, ""});
@@ -53,6 +55,7 @@ void plan_platform(MachinePlan& plan, const MachineConfig& config) {
   port("port61", address_map::kPort61, std::nullopt);
   port("cmos-rtc", address_map::kRtc, address_map::kRtcGsi);
   port("serial0", address_map::kCom1, address_map::kCom1Gsi);
+  if (!plan.fw_cfg.empty()) port("fw-cfg", address_map::kFwCfg, std::nullopt);
   port("acpi-pm", address_map::kAcpiPm, address_map::kAcpiPmGsi);
   if (config.transport == Transport::pci) {
     port("pci-config", address_map::kPciConfig, std::nullopt);
@@ -109,6 +112,7 @@ AcpiConfig plan_acpi(const MachineConfig& config, const MachinePlan& plan) {
   acpi.ioapic_base = address_map::kIoapicBase;
   acpi.serial.push_back({static_cast<uint16_t>(address_map::kCom1.base), address_map::kCom1Gsi});
   acpi.rtc_gsi = address_map::kRtcGsi;
+  if (!plan.fw_cfg.empty()) acpi.fw_cfg_port = static_cast<uint16_t>(address_map::kFwCfg.base);
   acpi.pm_port = static_cast<uint16_t>(address_map::kAcpiPm.base);
   acpi.pm_gsi = address_map::kAcpiPmGsi;
   acpi.s5_type = kAcpiS5Type;

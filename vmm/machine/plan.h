@@ -35,6 +35,7 @@ struct MachinePlan {
   std::vector<E820Entry> e820;
   std::vector<PlannedDevice> devices;
   std::vector<PlannedVirtio> virtio;
+  std::vector<FwCfgConfig> fw_cfg;  // with Ignition's; empty: there is no fw_cfg device
   std::string cmdline;
 };
 

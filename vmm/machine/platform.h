@@ -8,6 +8,7 @@
 
 #include "devices/acpi_pm.h"
 #include "devices/cmos_rtc.h"
+#include "devices/fw_cfg.h"
 #include "devices/i8042.h"
 #include "devices/i8254.h"
 #include "devices/serial_16550.h"
@@ -24,8 +25,9 @@ class Platform {
     std::function<void()> on_power_off;  // on a vCPU's thread
     std::function<void()> on_reset;
   };
-  // Puts every device on `pio`. `pio`, `time` and `serial` outlive it.
-  Platform(Bus& pio, TimeSource& time, SerialBackend& serial, const Wires& wires);
+  // Puts every device on `pio`; without `fw_cfg` the machine has none. `pio`, `time` and `serial` outlive it.
+  Platform(Bus& pio, TimeSource& time, SerialBackend& serial, const Wires& wires,
+           std::unique_ptr<FwCfg> fw_cfg);
 
   void press_power_button() { pm_.press_power_button(); }
   void pause();
@@ -40,6 +42,7 @@ class Platform {
   CmosRtc rtc_;
   AcpiPm pm_;
   Serial16550 serial_;
+  std::unique_ptr<FwCfg> fw_cfg_;  // may be none
   std::vector<IoDevice*> devices_;
 };
 

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 
 #include "boot/acpi/aml.h"
@@ -186,6 +187,16 @@ TEST(AcpiTables, TheDsdtHasOnlyTheDevicesThereAre) {
   dsdt = tables.at("DSDT");
   for (const char* name : {"KBD_", "VM00", "VM01", "LNRO0005"}) EXPECT_TRUE(contains(dsdt, name)) << name;
   for (const char* name : {"PCI0", "COM1", "RTC_"}) EXPECT_FALSE(contains(dsdt, name)) << name;
+}
+
+TEST(AcpiTables, TheFwCfgDeviceIsThereOnlyWithItsPorts) {
+  AcpiConfig config = machine();
+  EXPECT_FALSE(contains(walk(build_acpi(config)).at("DSDT"), "QEMU0002"));
+  config.fw_cfg_port = 0x510;
+  const Bytes dsdt = walk(build_acpi(config)).at("DSDT");
+  EXPECT_TRUE(contains(dsdt, "QEMU0002"));
+  const Bytes ports = bytes({0x47, 1, 0x10, 0x05, 0x10, 0x05, 1, 12, 0x79, 0});
+  EXPECT_FALSE(std::ranges::search(dsdt, ports).empty());
 }
 
 TEST(AcpiTables, WiredPciInterruptsAreRouted) {
