@@ -107,8 +107,8 @@ class Streams:
     def run(self, ended):
         self.selector.register(ended, selectors.EVENT_READ, None)
         while self.status() is None:
-            events = self.selector.select(self.job.remaining())
-            if not events:
+            events = self.selector.select(self.patience())
+            if self.job.remaining() == 0:
                 raise TimeoutError(f"time limit of {self.job.options.timeout} s reached" +
                                    ("" if self.up else " before L1 was up"))
             # Output first: the emulator's end is of interest only if nothing is left to read.
@@ -121,7 +121,29 @@ class Streams:
             if not progress and any(key.data is None for key, _ in events):
                 raise RigError("L1 ended before the command did", tail(f"{self.job.work}/console") +
                                tail(f"{self.job.work}/qemu"))
+            self.check_pulse()   # after the output, in which the signs of life are
         return self.status()
+
+    def pulse(self):
+        """The CPU of L1 that has been silent for longest, and the time when it was last heard."""
+        beats = next(iter(self.marks.values())).beats
+        return min(((beats.get(cpu, self.began), cpu) for cpu in range(self.job.options.cpus)))[::-1]
+
+    def patience(self):
+        """How long there can be nothing to do: None for ever."""
+        limits = [self.job.remaining()]
+        if not self.job.options.interactive:
+            limits.append(max(0.0, self.pulse()[1] + self.job.options.stall - time.monotonic()))
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def check_pulse(self):
+        """Raises RigError if a CPU of L1 gives no sign of life any more."""
+        if self.job.options.interactive:
+            return
+        cpu, heard = self.pulse()
+        if time.monotonic() - heard >= self.job.options.stall:
+            raise RigError(f"L1 is lost: its CPU {cpu} has given no sign of life for {self.job.options.stall} s",
+                           tail(f"{self.job.work}/console"))
 
     def output(self, port, fd):
         """Carries on what a port has; false at its end."""

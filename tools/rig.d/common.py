@@ -108,7 +108,8 @@ class Job:
 
 
 class Marks:
-    """Takes the token's marks out of a stream: TOKEN+ (all before it is noise) and TOKEN=NNN (the end, and a status).
+    """Takes the token's marks out of a stream: TOKEN+ (all before it is noise), TOKEN.NNN (CPU NNN lives) and TOKEN=NNN
+    (the end, and a status).
 
     Text is let through as it comes, except for a tail that may turn out to be the beginning of a mark.
     """
@@ -118,6 +119,7 @@ class Marks:
         self.pending = b""
         self.started = started
         self.status = None
+        self.beats = {}   # the number of a CPU: when it last gave a sign of life
 
     def feed(self, data):
         """The bytes of the command's output that have become known for sure by `data`."""
@@ -128,17 +130,25 @@ class Marks:
                 return b""
             self.pending = self.pending[at + len(self.token) + 1:]
             self.started = True
-        at = self.pending.find(self.token + b"=")
-        if at >= 0:
-            digits = self.pending[at + len(self.token) + 1:]
-            text, self.pending = self.pending[:at], self.pending[at:]
-            if len(digits) >= 3:
-                self.status = int(digits[:3])
+        text = b""
+        while self.status is None and (at := self.pending.find(self.token)) >= 0:
+            text, self.pending = text + self.pending[:at], self.pending[at:]
+            end = len(self.token) + 4
+            if len(self.pending) < end:
+                return text
+            kind, number = self.pending[end - 4:end - 3], int(self.pending[end - 3:end])
+            self.pending = self.pending[end:]
+            if kind == b"=":
+                self.status = number
+            else:
+                self.beats[number] = time.monotonic()
+        if self.status is not None:
             return text
-        # The longest tail that is a beginning of the mark stays back.
-        mark = self.token + b"="
-        keep = next((n for n in range(min(len(mark), len(self.pending)), 0, -1) if mark.startswith(self.pending[-n:])), 0)
-        text, self.pending = self.pending[:len(self.pending) - keep], self.pending[len(self.pending) - keep:]
+        # The longest tail that is a beginning of a mark stays back.
+        keep = next((n for n in range(min(len(self.token), len(self.pending)), 0, -1)
+                     if self.token.startswith(self.pending[-n:])), 0)
+        end = len(self.pending) - keep
+        text, self.pending = text + self.pending[:end], self.pending[end:]
         return text
 
 

@@ -68,6 +68,9 @@ def parse(argv):
     add("--cpus", type=count, default=2, metavar="N", help="L1's CPUs (default 2; always 1 with --cpu intel)")
     add("--timeout", type=count, metavar="S",
         help="time limit for all of it in seconds (default 900; none with --interactive)")
+    add("--stall", type=count, default=120, metavar="S",
+        help="give up (status 125) when a CPU of L1 has given no sign of life for S seconds (default 120); only for "
+             "the emulated AMD CPU, without --interactive")
     add("--out", metavar="DIR", help="the folder that is $RIG_OUT; made if it is not there")
     add("--disk", type=size_mib, default=8192, metavar="SIZE", help="size of $RIG_SCRATCH (default 8G; it is sparse)")
     add("--interactive", action="store_true", help="connect COMMAND to this terminal")
