@@ -29,9 +29,9 @@ constexpr uint64_t kExtSuperblock = 1024;
 constexpr size_t kExtFields = 0x68;  // up to and with the feature words
 
 // ext2, 3 and 4 share a magic; the features tell (Linux's Documentation/filesystems/ext4/super.rst).
-std::optional<FileSystem> probe_ext(const DiskReader& read, uint64_t offset, uint64_t size) {
+std::optional<FileSystem> probe_ext(const ByteSource& disk) {
   std::array<std::byte, kExtFields> block;
-  if (size < kExtSuperblock + block.size() || !read(offset + kExtSuperblock, block)) return std::nullopt;
+  if (!disk.read(kExtSuperblock, block)) return std::nullopt;
   const auto load32 = [&block](size_t at) {
     uint32_t v = 0;
     std::memcpy(&v, block.data() + at, sizeof v);
@@ -55,12 +55,12 @@ std::optional<FileSystem> probe_ext(const DiskReader& read, uint64_t offset, uin
 
 }  // namespace
 
-std::optional<FileSystem> probe_file_system(const DiskReader& read, uint64_t offset, uint64_t size) {
-  if (auto ext = probe_ext(read, offset, size)) return ext;
+std::optional<FileSystem> probe_file_system(const ByteSource& disk) {
+  if (auto ext = probe_ext(disk)) return ext;
   for (const Superblock& superblock : kSuperblocks) {
     std::array<std::byte, 8> magic;
     const std::span field = std::span(magic).first(superblock.magic.size());
-    if (size < superblock.offset + field.size() || !read(offset + superblock.offset, field)) continue;
+    if (!disk.read(superblock.offset, field)) continue;
     if (std::memcmp(field.data(), superblock.magic.data(), field.size()) == 0)
       return FileSystem{std::string(superblock.name), superblock.read_only};
   }

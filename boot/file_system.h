@@ -1,11 +1,10 @@
 // Which file system a disk or partition holds, by its superblock's magic.
 #pragma once
 
-#include <cstdint>
 #include <optional>
 #include <string>
 
-#include "boot/root_device.h"
+#include "vmm/core/byte_source.h"
 
 namespace minivmm {
 
@@ -14,7 +13,7 @@ struct FileSystem {
   bool read_only;
 };
 
-// Looks into `size` bytes from `offset` on (both in bytes). What cannot be read is no file system.
-std::optional<FileSystem> probe_file_system(const DiskReader&, uint64_t offset, uint64_t size);
+// What cannot be read is no file system.
+std::optional<FileSystem> probe_file_system(const ByteSource&);
 
 }  // namespace minivmm

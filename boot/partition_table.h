@@ -1,11 +1,11 @@
-// Finds the root partition in a GPT (UEFI 2.10, 5.3) or MBR partition table.
+// Finds the root partition in a GPT or MBR partition table.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string>
 
-#include "boot/root_device.h"
+#include "vmm/core/byte_source.h"
 
 namespace minivmm {
 
@@ -18,6 +18,6 @@ struct Partition {
 // GPT: the one partition of the type "root (x86-64)" of the Discoverable Partitions Specification, else the
 // only "Linux filesystem". MBR: the only one of type 0x83. nullopt where there is none or the choice would be
 // a guess.
-std::optional<Partition> find_root_partition(const DiskReader&, uint64_t disk_size_bytes);
+std::optional<Partition> find_root_partition(const ByteSource& disk);
 
 }  // namespace minivmm

@@ -34,6 +34,18 @@ std::string hex(uint64_t v) {
   return fmt::format("{:#x}", v);
 }
 
+// Of one on the disk, its path on the EFI partition.
+std::string kernel_of(const MachineConfig& config, const MachinePlan& plan) {
+  return config.kernel.empty() && plan.flatcar ? plan.flatcar->kernel : config.kernel;
+}
+
+void print_flatcar(const FlatcarBoot& boot) {
+  fmt::print("flatcar  USR-{:c}, {}, {}\n", boot.slot - 'a' + 'A',
+             boot.first_boot ? "first boot" : "not the first boot",
+             boot.tries == 0 ? "proved" : fmt::format("{} tries left", boot.tries));
+  for (const std::string& warning : boot.warnings) fmt::print("warning  {}\n", warning);
+}
+
 void print_as_json(const MachineConfig& config, const MachinePlan& plan) {
   json::array memory;
   for (const E820Entry& e : plan.e820) {
@@ -58,7 +70,17 @@ void print_as_json(const MachineConfig& config, const MachinePlan& plan) {
     const bool text = f.file.empty();
     files.push_back(json::object{{"name", f.name}, {text ? "string" : "file", text ? f.text : f.file}});
   }
-  print_json(json::object{{"kernel", config.kernel},
+  json::value flatcar;
+  if (plan.flatcar) {
+    json::array warnings;
+    for (const std::string& warning : plan.flatcar->warnings) warnings.emplace_back(warning);
+    flatcar = json::object{{"slot", std::string(1, plan.flatcar->slot)},
+                           {"first_boot", plan.flatcar->first_boot},
+                           {"tries", plan.flatcar->tries},
+                           {"warnings", std::move(warnings)}};
+  }
+  print_json(json::object{{"kernel", kernel_of(config, plan)},
+                          {"flatcar", std::move(flatcar)},
                           {"initrd", config.initrd},
                           {"cmdline", plan.cmdline},
                           {"cpus", config.cpus},
@@ -70,9 +92,10 @@ void print_as_json(const MachineConfig& config, const MachinePlan& plan) {
 }
 
 void print_as_text(const MachineConfig& config, const MachinePlan& plan) {
-  fmt::print("kernel   {}\n", config.kernel);
+  fmt::print("kernel   {}\n", kernel_of(config, plan));
   if (!config.initrd.empty()) fmt::print("initrd   {}\n", config.initrd);
   fmt::print("cmdline  {}\n", plan.cmdline);
+  if (plan.flatcar) print_flatcar(*plan.flatcar);
   fmt::print("cpus     {} ({})\n", config.cpus, config.cpu.text());
   fmt::print("memory   {}\n", format_size(config.memory));
   for (const E820Entry& e : plan.e820) {

@@ -181,7 +181,8 @@ int run(RunOptions& options) {
 void add_options(CLI::App& app, const std::shared_ptr<RunOptions>& options) {
   RunOptions& o = *options;
   const std::string boot = "Boot";
-  app.add_option("--kernel", o.config.kernel, "Kernel: a bzImage, or an ELF vmlinux")
+  app.add_option("--kernel", o.config.kernel,
+                 "Kernel: a bzImage, or an ELF vmlinux; without it the one on the first disk (Flatcar)")
       ->type_name("FILE")
       ->group(boot);
   app.add_option("--initrd", o.config.initrd, "Initial RAM disk")->type_name("FILE")->group(boot);

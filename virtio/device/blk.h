@@ -26,6 +26,8 @@ class VirtioBlk final : public VirtioDevice {
   VirtioBlk(std::unique_ptr<BlockBackend> disk, Options options);
   ~VirtioBlk() override;
 
+  BlockBackend& disk() { return *disk_; }
+
   VirtioTraits traits() const override;
   void read_config(uint32_t offset, std::span<std::byte> out) const override;
   void write_config(uint32_t, std::span<const std::byte>) override {}  // writeback mode is not offered

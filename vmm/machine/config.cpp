@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "vmm/core/error.h"
 #include "vmm/core/spec_string.h"
 #include "vmm/machine/address_map.h"
@@ -32,8 +34,12 @@ void MachineConfig::set_memory(std::string_view text) {
 }
 
 void check_config(const MachineConfig& config) {
-  if (config.kernel.empty()) {
-    throw ConfigError("no kernel is given; add --kernel FILE (a bzImage or an ELF vmlinux)");
+  if (config.kernel.empty() &&
+      std::ranges::find(config.virtio, "blk", &VirtioConfig::type) == config.virtio.end()) {
+    throw ConfigError(
+        "no kernel is given; add --kernel FILE (a bzImage or an ELF vmlinux), or a --disk that has one on "
+        "its "
+        "EFI partition");
   }
   if (config.cpus == 0 || config.cpus > address_map::kMostCpus) {
     throw ConfigError(

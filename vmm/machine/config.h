@@ -36,7 +36,7 @@ struct FwCfgConfig {
 };
 
 struct MachineConfig {
-  std::string kernel;
+  std::string kernel;  // empty: the one on the first disk
   std::string initrd;
   std::optional<std::string> cmdline;  // none: one is made up from the first disk
   std::string append;                  // follows either

@@ -15,6 +15,7 @@
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/kvm/vm.h"
+#include "vmm/machine/boot_choice.h"
 #include "vmm/machine/fw_cfg_config.h"
 #include "vmm/machine/plan.h"
 #include "vmm/machine/platform.h"
@@ -59,7 +60,7 @@ class KvmMachine final : public Machine, public VcpuEvents {
   Kvm kvm_;
   CpuidTable cpuid_;
   MachinePlan plan_;
-  KernelImage kernel_;
+  std::optional<KernelImage> kernel_;  // none: each boot reads the one on the first disk
   std::shared_ptr<const Initrd> initrd_;
   GuestMemory memory_;
   Vm vm_;
@@ -85,7 +86,6 @@ KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
       hooks_(std::move(hooks)),
       cpuid_(kvm_, config_.cpu, config_.cpus),
       plan_(plan_machine(config_, cpuid_.physical_address_bits())),
-      kernel_(config_.kernel),
       initrd_(config_.initrd.empty() ? nullptr : std::make_shared<const Initrd>(config_.initrd)),
       memory_(plan_.ram, config_.memory_options),
       vm_(kvm_, memory_, {.identity_map = address_map::kKvmIdentityMap, .tss = address_map::kKvmTss}),
@@ -94,6 +94,7 @@ KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
     throw ConfigError(
         fmt::format("--cpus {}: this host's KVM gives a machine {} at most", config_.cpus, kvm_.max_vcpus()));
   }
+  if (!config_.kernel.empty()) kernel_.emplace(config_.kernel);
   platform_ = std::make_unique<Platform>(
       pio_, loop_, *serial_,
       Platform::Wires{.irq = [this](uint32_t gsi) { return vm_.irq_line(gsi); },
@@ -119,8 +120,18 @@ void KvmMachine::load_kernel(bool memory_is_zero) {
     throw HostError(ENOMEM,
                     "the guest's memory is too small for its ACPI tables; give it more with --memory");
   }
+  DiskBoot from_disk{.cmdline = plan_.cmdline, .kernel_name = {}, .kernel = {}};
+  if (plan_.flatcar) {
+    MV_CHECK(virtio_->first_disk() != nullptr);
+    DiskBytes disk(*virtio_->first_disk());
+    from_disk = boot_from_disk(config_, disk, log_);
+  }
+  std::optional<KernelImage> disk_kernel;
+  if (!from_disk.kernel.empty()) disk_kernel.emplace(from_disk.kernel, from_disk.kernel_name);
+  const KernelImage& kernel = disk_kernel ? *disk_kernel : *kernel_;
+
   BootConfig boot;
-  boot.cmdline = plan_.cmdline;
+  boot.cmdline = from_disk.cmdline;
   boot.initrd = initrd_;
   boot.e820 = plan_.e820;
   boot.rsdp = acpi.rsdp;
@@ -128,9 +139,9 @@ void KvmMachine::load_kernel(bool memory_is_zero) {
   boot.memory_is_zero = memory_is_zero;
   boot.unpack = config_.entry != KernelEntry::decompressor;
   boot.prefer_pvh = config_.entry != KernelEntry::elf;
-  const BootInfo info = kernel_.load(memory_, boot);
+  const BootInfo info = kernel.load(memory_, boot);
   log_.write(LogLevel::info, fmt::format("kernel: {}, entry {:#x}; command line: {}", info.kernel_kind,
-                                         info.rip, plan_.cmdline));
+                                         info.rip, from_disk.cmdline));
   vcpus_.front()->set_boot_state(info);
 }
 

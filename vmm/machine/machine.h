@@ -67,6 +67,7 @@ class Machine {
   virtual void pause() = 0;
   virtual void resume() = 0;
   virtual MachineStats stats() const = 0;
+  // As planned; a machine that boots from a Flatcar disk looks into it anew at each reset.
   virtual const std::string& cmdline() const = 0;
 };
 

@@ -6,10 +6,10 @@
 #include <map>
 #include <utility>
 
-#include "boot/command_line.h"
 #include "devices/acpi_pm.h"
 #include "vmm/core/error.h"
 #include "vmm/core/spec_string.h"
+#include "vmm/machine/boot_choice.h"
 #include "vmm/machine/fw_cfg_config.h"
 #include "vmm/machine/root_disk.h"
 
@@ -90,6 +90,15 @@ void plan_virtio(MachinePlan& plan, const MachineConfig& config) {
   }
 }
 
+void plan_boot(MachinePlan& plan, const MachineConfig& config) {
+  const RootDisk disk = asks_disk(config) ? open_root_disk(config) : RootDisk{};
+  std::optional<DiskBytes> bytes;
+  if (disk.backend) bytes.emplace(*disk.backend);
+  BootChoice choice = choose_boot(config, bytes ? &*bytes : nullptr);
+  plan.cmdline = std::move(choice.cmdline);
+  plan.flatcar = std::move(choice.flatcar);
+}
+
 }  // namespace
 
 MachinePlan plan_machine(const MachineConfig& config, unsigned physical_address_bits) {
@@ -100,8 +109,7 @@ MachinePlan plan_machine(const MachineConfig& config, unsigned physical_address_
   plan.e820 = build_e820(plan.ram, std::span(&ecam, config.transport == Transport::pci ? 1 : 0));
   plan_platform(plan, config);
   plan_virtio(plan, config);
-  plan.cmdline = config.cmdline ? *config.cmdline : default_command_line(find_root_disk(config));
-  if (!config.append.empty()) plan.cmdline += (plan.cmdline.empty() ? "" : " ") + config.append;
+  plan_boot(plan, config);
   return plan;
 }
 

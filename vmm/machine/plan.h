@@ -8,6 +8,7 @@
 
 #include "boot/acpi/tables.h"
 #include "boot/e820.h"
+#include "boot/flatcar.h"
 #include "vmm/core/guest_memory.h"
 #include "vmm/machine/address_map.h"
 #include "vmm/machine/config.h"
@@ -37,10 +38,11 @@ struct MachinePlan {
   std::vector<PlannedVirtio> virtio;
   std::vector<FwCfgConfig> fw_cfg;  // with Ignition's; empty: there is no fw_cfg device
   std::string cmdline;
+  std::optional<FlatcarBoot> flatcar;  // what the first disk asks for, if it has Flatcar's layout
 };
 
-// `physical_address_bits` is the guest CPU's. Reads the first disk for its root partition if the command line
-// has to be made up. Throws ConfigError or HostError.
+// `physical_address_bits` is the guest CPU's. Looks into the first disk if the kernel is on it or the command
+// line has to be made up. Throws ConfigError or HostError.
 MachinePlan plan_machine(const MachineConfig&, unsigned physical_address_bits);
 
 // The ACPI view of the same plan.

@@ -12,39 +12,62 @@ namespace minivmm {
 
 namespace {
 
-constexpr uint64_t kReach = uint64_t{1}
-                            << 20;  // of one read: partition tables and superblocks are far smaller
+constexpr uint64_t kStep = uint64_t{1} << 20;  // bytes of one request; a multiple of kSectorSize
 
-// Any bytes of the disk, by whole sectors, waiting for them.
-Result<void> read_now(BlockBackend& disk, uint64_t offset, std::span<std::byte> out) {
-  if (out.size() > kReach || offset > disk.capacity() || out.size() > disk.capacity() - offset) {
-    return fail(Errc::out_of_range, "past the end of the disk");
-  }
-  const uint64_t first = offset / kSectorSize * kSectorSize;
-  const uint64_t end = (offset + out.size() + kSectorSize - 1) / kSectorSize * kSectorSize;
-  std::vector<std::byte> sectors(end - first);
-  const iovec piece{sectors.data(), sectors.size()};
+Result<void> run_now(BlockBackend& disk, const BlockRequest& request) {
   std::promise<Result<void>> answer;
-  disk.submit(
-      {.op = BlockOp::read, .offset = first, .length = sectors.size(), .data = std::span(&piece, 1)},
-      {.done = [](void* to,
-                  Result<void> result) { static_cast<std::promise<Result<void>>*>(to)->set_value(result); },
-       .context = &answer});
-  auto result = answer.get_future().get();
-  if (result) std::memcpy(out.data(), sectors.data() + (offset - first), out.size());
-  return result;
+  disk.submit(request, {.done =
+                            [](void* to, Result<void> result) {
+                              static_cast<std::promise<Result<void>>*>(to)->set_value(result);
+                            },
+                        .context = &answer});
+  return answer.get_future().get();
 }
 
 }  // namespace
 
-RootDevice find_root_disk(const MachineConfig& config) {
+// By whole sectors, as the block layer takes them.
+Result<void> DiskBytes::read(uint64_t offset, std::span<std::byte> out) const {
+  if (offset > size() || out.size() > size() - offset)
+    return fail(Errc::out_of_range, "a read past the end of the disk");
+  std::vector<std::byte> sectors;
+  while (!out.empty()) {
+    const uint64_t first = offset / kSectorSize * kSectorSize;
+    const uint64_t skip = offset - first;
+    const uint64_t taken = std::min<uint64_t>(out.size(), kStep - skip);
+    const uint64_t length = (skip + taken + kSectorSize - 1) / kSectorSize * kSectorSize;
+    const bool direct = skip == 0 && length == taken;
+    if (!direct) sectors.resize(length);
+    const iovec piece{direct ? out.data() : sectors.data(), length};
+    const auto done = run_now(
+        disk_, {.op = BlockOp::read, .offset = first, .length = length, .data = std::span(&piece, 1)});
+    if (!done) return done;
+    if (!direct) std::memcpy(out.data(), sectors.data() + skip, taken);
+    out = out.subspan(taken);
+    offset += taken;
+  }
+  return {};
+}
+
+Result<void> DiskBytes::write(uint64_t offset, std::span<const std::byte> bytes) {
+  if (offset > size() || bytes.size() > size() - offset)
+    return fail(Errc::out_of_range, "a write past the end of the disk");
+  std::vector<std::byte> copy(bytes.begin(), bytes.end());
+  const iovec piece{copy.data(), copy.size()};
+  return run_now(
+      disk_, {.op = BlockOp::write, .offset = offset, .length = bytes.size(), .data = std::span(&piece, 1)});
+}
+
+Result<void> DiskBytes::flush() {
+  return run_now(disk_, {.op = BlockOp::flush});
+}
+
+RootDisk open_root_disk(const MachineConfig& config) {
   const auto disk = std::ranges::find(config.virtio, "blk", &VirtioConfig::type);
   if (disk == config.virtio.end()) return {};
-  const auto image = RawImage::open(spec_head(disk->spec), true);
-  const DiskReader read = [&image](uint64_t offset, std::span<std::byte> out) {
-    return read_now(*image, offset, out);
-  };
-  return find_root_device(read, image->capacity(), "/dev/vda");
+  std::string name = spec_head(disk->spec);
+  auto backend = RawImage::open(name, true);
+  return {std::move(name), std::move(backend)};
 }
 
 }  // namespace minivmm

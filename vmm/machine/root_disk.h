@@ -1,13 +1,38 @@
-// Which root= the machine's first disk asks for.
+// The machine's first disk, for those who look into it before its guest runs.
 #pragma once
 
-#include "boot/root_device.h"
+#include <memory>
+#include <string>
+
+#include "devices/block/block_backend.h"
+#include "vmm/core/byte_sink.h"
+#include "vmm/core/byte_source.h"
 #include "vmm/machine/config.h"
 
 namespace minivmm {
 
-// Looks into the first virtio-blk disk. No disk, or nothing to be found on it: an empty root. Throws
-// HostError when the disk cannot be read.
-RootDevice find_root_disk(const MachineConfig&);
+// A disk's bytes, waiting for them. Not while a queue of its device runs, unless it is only read.
+class DiskBytes final : public ByteSource, public ByteSink {
+ public:
+  explicit DiskBytes(BlockBackend& disk) : disk_(disk) {}
+
+  uint64_t size() const override { return disk_.capacity(); }
+  bool read_only() const { return disk_.read_only(); }
+  Result<void> read(uint64_t offset, std::span<std::byte> out) const override;
+  Result<void> write(uint64_t offset, std::span<const std::byte> bytes) override;
+  Result<void> flush() override;
+
+ private:
+  BlockBackend& disk_;
+};
+
+struct RootDisk {
+  std::string name;  // what the user called it
+  std::unique_ptr<BlockBackend> backend;
+};
+
+// Opens the first virtio-blk disk to look at it. Empty where the machine has none. Throws HostError when it
+// cannot be opened.
+RootDisk open_root_disk(const MachineConfig&);
 
 }  // namespace minivmm

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "devices/pci/bus.h"
+#include "virtio/device/blk.h"
 #include "virtio/registry.h"
 #include "virtio/transport_mmio.h"
 #include "virtio/transport_pci.h"
@@ -34,6 +35,7 @@ class PciTransport final : public VirtioBus {
     for (const PlannedVirtio& planned : plan.virtio) {
       auto device = create_device(host, config, planned);
       if (!device) continue;
+      note(*device);
       auto& function = *functions_.emplace_back(
           std::make_unique<VirtioPci>(std::move(device), host.vm, host.memory, host.log));
       const auto added = bus_.add(planned.slot, function);
@@ -77,6 +79,7 @@ class MmioTransport final : public VirtioBus {
     for (const PlannedVirtio& planned : plan.virtio) {
       auto device = create_device(host, config, planned);
       if (!device) continue;
+      note(*device);
       auto& irq = *irqs_.emplace_back(host.vm.irq_line(address_map::kVirtioMmioGsis.at(planned.slot)));
       auto& transport = *transports_.emplace_back(
           std::make_unique<VirtioMmio>(std::move(device), irq, host.memory, host.log));
@@ -103,6 +106,11 @@ class MmioTransport final : public VirtioBus {
 };
 
 }  // namespace
+
+void VirtioBus::note(VirtioDevice& device) {
+  auto* blk = dynamic_cast<VirtioBlk*>(&device);
+  if (blk != nullptr && first_disk_ == nullptr) first_disk_ = &blk->disk();
+}
 
 std::unique_ptr<VirtioBus> make_virtio_bus(const VirtioBus::Host& host, const MachineConfig& config,
                                            const MachinePlan& plan) {

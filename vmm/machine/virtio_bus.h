@@ -11,6 +11,8 @@
 
 namespace minivmm {
 
+class BlockBackend;
+class VirtioDevice;
 class Vm;
 
 class VirtioBus {
@@ -28,6 +30,15 @@ class VirtioBus {
   // Back to power-on; queues are stopped and drained. With all vCPUs parked.
   virtual void reset() = 0;
   virtual std::span<IoDevice* const> devices() const = 0;  // for statistics
+
+  // The first block device's disk, which its queues use too; null where there is none.
+  BlockBackend* first_disk() const { return first_disk_; }
+
+ protected:
+  void note(VirtioDevice&);  // each device, before it is given to its transport
+
+ private:
+  BlockBackend* first_disk_ = nullptr;
 };
 
 // Creates the planned devices and puts them on the buses. Throws ConfigError and HostError as their types do.

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <zlib.h>
 
+#include "tests/unit/boot/disk/memory_disk.h"
 #include "tests/unit/boot/kernel_builder.h"
 
 namespace minivmm {
@@ -26,14 +27,7 @@ void write(Bytes& disk, size_t offset, std::string_view text) {
 }
 
 RootDevice find(const Bytes& disk) {
-  const DiskReader read = [&disk](uint64_t offset, std::span<std::byte> out) -> Result<void> {
-    if (offset > disk.size() || out.size() > disk.size() - offset)
-      return fail(Errc::out_of_range, "past the end");
-    EXPECT_LE(out.size(), size_t{128} << 10);
-    std::copy_n(disk.begin() + static_cast<std::ptrdiff_t>(offset), out.size(), out.begin());
-    return {};
-  };
-  return find_root_device(read, disk.size(), "/dev/vda");
+  return find_root_device(MemoryDisk(disk), "/dev/vda");
 }
 
 void write_ext(Bytes& disk, size_t at, uint32_t compatible, uint32_t incompatible, uint32_t read_only) {
@@ -230,10 +224,11 @@ TEST(RootDevice, EmptyAndTinyDisksHaveNone) {
 }
 
 TEST(RootDevice, ADiskThatCannotBeReadHasNone) {
-  const DiskReader broken = [](uint64_t, std::span<std::byte>) -> Result<void> {
-    return fail(Errc::io, "broken");
+  class Broken final : public ByteSource {
+    uint64_t size() const override { return 1 << 30; }
+    Result<void> read(uint64_t, std::span<std::byte>) const override { return fail(Errc::io, "broken"); }
   };
-  EXPECT_EQ(find_root_device(broken, 1 << 30, "/dev/vda").root, "");
+  EXPECT_EQ(find_root_device(Broken(), "/dev/vda").root, "");
 }
 
 }  // namespace
