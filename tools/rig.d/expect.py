@@ -60,7 +60,7 @@ class Console:
                 os.killpg(self.process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-            self.process.wait()
+            self.process.wait(120)   # should a kernel not let go of it, this case has failed, and the others go on
 
     def last_lines(self, count=15):
         return "\n".join(self.text.splitlines()[-count:])
