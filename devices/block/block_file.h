@@ -1,0 +1,74 @@
+// A host file or block device that an image is in: whole transfers, whatever the kernel moved at once;
+// alignment where the page cache is bypassed; what fdatasync(2) is worth.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "devices/block/io_engine.h"
+#include "vmm/core/fd.h"
+#include "vmm/core/queue_worker.h"
+
+namespace minivmm {
+
+enum class CacheMode : uint8_t {
+  writeback,  // through the host's page cache; a flush is an fdatasync(2)
+  none,       // past the page cache (O_DIRECT); a flush is an fdatasync(2)
+  unsafe,     // through the page cache, and a flush does nothing: for disks that nobody will miss
+};
+
+struct BlockFileOptions {
+  bool read_only = false;
+  CacheMode cache = CacheMode::writeback;
+  bool lock = true;     // file_lock.h: shared for readers, exclusive for writers
+  bool create = false;  // O_CREAT | O_EXCL, for new images
+};
+
+// Thread-safe: each call does its I/O with the engine it is given.
+class BlockFile {
+ public:
+  // Throws HostError: missing, a directory, no permission, in use. `what` names it in errors ("disk image
+  // X").
+  static std::unique_ptr<BlockFile> open(const std::string& path, const BlockFileOptions& options);
+  // Takes over an open, locked descriptor.
+  BlockFile(UniqueFd fd, std::string path, const BlockFileOptions& options, uint64_t size_bytes);
+  virtual ~BlockFile() = default;
+
+  const std::string& path() const { return path_; }
+  int fd() const { return fd_.get(); }
+  bool read_only() const { return options_.read_only; }
+  CacheMode cache() const { return options_.cache; }
+  bool is_block_device() const { return is_device_; }
+  // In bytes; a regular file's grows with writes past its end. Bytes from here on read as zeroes.
+  uint64_t size() const { return size_.load(std::memory_order_acquire); }
+  // What O_DIRECT transfers must be aligned to, in bytes; 1 with a page cache. Unaligned ones go through a
+  // buffer.
+  uint32_t alignment() const { return alignment_; }
+
+  // The pieces add up to the length; they stay valid until the end. Errc::io, Errc::no_space; Errc::closed
+  // once `stop` says give_up(). Reading past the file's end gives zeroes.
+  virtual Task<Result<void>> read(IoEngine&, uint64_t offset, std::span<const iovec> pieces,
+                                  const StopFlag* stop = nullptr);
+  virtual Task<Result<void>> write(IoEngine&, uint64_t offset, std::span<const iovec> pieces,
+                                   const StopFlag* stop = nullptr);
+  // What was written before is on stable storage.
+  virtual Task<Result<void>> sync(IoEngine&);
+  // Reads give zeroes afterwards. may_unmap: the space may be freed.
+  virtual Task<Result<void>> write_zeroes(IoEngine&, uint64_t offset, uint64_t length, bool may_unmap);
+  // The space may be freed; what reads give is not defined. A hint: success where it cannot be done.
+  virtual Task<Result<void>> discard(IoEngine&, uint64_t offset, uint64_t length);
+  // A regular file's new size: larger (reads zeroes) or smaller. Synchronous, quick.
+  virtual Result<void> resize(uint64_t size_bytes);
+
+ private:
+  UniqueFd fd_;
+  std::string path_;
+  BlockFileOptions options_;
+  bool is_device_ = false;
+  std::atomic<uint64_t> size_{0};
+  uint32_t alignment_ = 1;
+};
+
+}  // namespace minivmm
