@@ -8,6 +8,7 @@
 #include <string>
 
 #include "devices/block/io_engine.h"
+#include "devices/block/range_lock.h"
 #include "vmm/core/fd.h"
 #include "vmm/core/queue_worker.h"
 
@@ -29,8 +30,7 @@ struct BlockFileOptions {
 // Thread-safe: each call does its I/O with the engine it is given.
 class BlockFile {
  public:
-  // Throws HostError: missing, a directory, no permission, in use. `what` names it in errors ("disk image
-  // X").
+  // Throws HostError: missing, a directory, no permission, in use, no O_DIRECT there.
   static std::unique_ptr<BlockFile> open(const std::string& path, const BlockFileOptions& options);
   // Takes over an open, locked descriptor.
   BlockFile(UniqueFd fd, std::string path, const BlockFileOptions& options, uint64_t size_bytes);
@@ -41,19 +41,21 @@ class BlockFile {
   bool read_only() const { return options_.read_only; }
   CacheMode cache() const { return options_.cache; }
   bool is_block_device() const { return is_device_; }
-  // In bytes; a regular file's grows with writes past its end. Bytes from here on read as zeroes.
+  // In bytes; a regular file's grows with writes past its end (without the page cache: to a multiple of
+  // alignment()). Bytes from here on read as zeroes.
   uint64_t size() const { return size_.load(std::memory_order_acquire); }
   // What O_DIRECT transfers must be aligned to, in bytes; 1 with a page cache. Unaligned ones go through a
   // buffer.
   uint32_t alignment() const { return alignment_; }
 
-  // The pieces add up to the length; they stay valid until the end. Errc::io, Errc::no_space; Errc::closed
-  // once `stop` says give_up(). Reading past the file's end gives zeroes.
+  // The pieces' sizes add up to the length; pieces and `stop` stay valid until the end. Errc::io,
+  // Errc::no_space; Errc::closed once `stop` says give_up(). Reading past the file's end gives zeroes.
   virtual Task<Result<void>> read(IoEngine&, uint64_t offset, std::span<const iovec> pieces,
                                   const StopFlag* stop = nullptr);
   virtual Task<Result<void>> write(IoEngine&, uint64_t offset, std::span<const iovec> pieces,
                                    const StopFlag* stop = nullptr);
-  // What was written before is on stable storage.
+  // What was written before is on stable storage. Once the kernel said that it lost some of it (EIO), every
+  // later sync fails too: nobody may believe that it was saved after all.
   virtual Task<Result<void>> sync(IoEngine&);
   // Reads give zeroes afterwards. may_unmap: the space may be freed.
   virtual Task<Result<void>> write_zeroes(IoEngine&, uint64_t offset, uint64_t length, bool may_unmap);
@@ -63,12 +65,31 @@ class BlockFile {
   virtual Result<void> resize(uint64_t size_bytes);
 
  private:
+  enum class Direction : uint8_t { read, write };
+  Task<Result<void>> read_plain(IoEngine&, uint64_t offset, std::span<const iovec> pieces,
+                                const StopFlag* stop);
+  Task<Result<void>> write_plain(IoEngine&, uint64_t offset, std::span<const iovec> pieces,
+                                 const StopFlag* stop);
+  Task<Result<void>> write_direct(IoEngine&, uint64_t offset, std::span<const iovec> pieces,
+                                  const StopFlag* stop);
+  Task<Result<void>> bounce(IoEngine&, Direction, uint64_t offset, std::span<const iovec> pieces,
+                            const StopFlag* stop);
+  Task<Result<void>> fill_with_zeroes(IoEngine&, uint64_t offset, uint64_t length);
+  bool aligned(uint64_t offset, std::span<const iovec> pieces) const;
+  RangeLock::Held claim(IoEngine&, uint64_t offset, uint64_t length, RangeLock::Mode);
+  RangeLock::Held claim_alone(IoEngine&, uint64_t offset, uint64_t length);
+  void find_alignment();
+  void grow(uint64_t end);
+
   UniqueFd fd_;
   std::string path_;
   BlockFileOptions options_;
   bool is_device_ = false;
   std::atomic<uint64_t> size_{0};
   uint32_t alignment_ = 1;
+  uint32_t memory_alignment_ = 1;
+  std::atomic<bool> sync_failed_{false};
+  RangeLock writes_;  // past the page cache
 };
 
 }  // namespace minivmm

@@ -2,8 +2,8 @@
 // on that same thread. io_uring(7) where the host has it, a pool of threads where not. docs/block.md has the
 // rules.
 //
-// An engine belongs to the thread that runs it (a queue's worker, or whoever calls run_until). Only post()
-// may be called by others.
+// An engine belongs to the first thread that uses it (a queue's worker, or whoever calls run()); it may be
+// made and destroyed on another. Only post() may be called by others.
 #pragma once
 
 #include <sys/uio.h>
@@ -30,6 +30,7 @@ struct IoOperation {
   std::span<const iovec> pieces{};  // read, write: at most IOV_MAX
   // `result`: bytes moved (perhaps fewer than asked for), 0, or -errno. May start other operations.
   void (*done)(IoOperation&, int64_t result) = nullptr;
+  IoOperation* next = nullptr;  // the engine's
 };
 
 // Something to be run on an engine's thread; lives until it runs.

@@ -1,39 +1,39 @@
-// A raw image: a file or a block device whose bytes are the disk's. Transfers are done by the calling thread,
-// through the page cache.
+// A raw image: a file or a block device whose bytes are the disk's.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
 
 #include "devices/block/block_backend.h"
-#include "vmm/core/fd.h"
+#include "devices/block/block_file.h"
 
 namespace minivmm {
 
 class RawImage final : public BlockBackend {
  public:
-  // Opens and locks `path`. A size that is no multiple of 512 is rounded down: the guest cannot reach the
-  // last partial sector, and nothing is lost of it. Throws HostError: missing, a directory, no permission, in
-  // use, smaller than a sector.
-  static std::unique_ptr<RawImage> open(const std::string& path, bool read_only);
-  // Takes over an open, locked descriptor of a file or block device.
-  RawImage(UniqueFd fd, bool read_only, uint64_t size_bytes, const BlockGeometry&);
+  // A size that is no multiple of 512 is rounded down: the guest cannot reach the last partial sector, and
+  // nothing is lost of it. Throws HostError: as BlockFile::open(), or smaller than a sector.
+  static std::unique_ptr<RawImage> open(const std::string& path, const BlockFileOptions& options);
+  static std::unique_ptr<RawImage> open(std::unique_ptr<BlockFile> file);
 
-  uint64_t capacity() const override { return capacity_; }
-  uint64_t ignored_bytes() const { return ignored_; }  // of a last partial sector
-  bool read_only() const override { return read_only_; }
+  uint64_t capacity() const override { return capacity_.load(std::memory_order_acquire); }
+  uint64_t ignored_bytes() const { return ignored_; }  // of a last partial sector, when it was opened
+  bool read_only() const override { return file_->read_only(); }
   BlockGeometry geometry() const override { return geometry_; }
-  void submit(const BlockRequest&, BlockCompletion) override;
+  std::string_view format() const override { return "raw"; }
+
+  Task<Result<void>> run(IoEngine&, BlockRequest) override;
+  Task<Result<BlockExtent>> extent(IoEngine&, uint64_t offset, uint64_t length) override;
+  Task<Result<void>> resize(IoEngine&, uint64_t capacity_bytes) override;
+  Task<Result<void>> close(IoEngine&) override;
 
  private:
-  Result<void> run(const BlockRequest&) const;
-  Result<void> transfer(const BlockRequest&) const;
-  Result<void> write_zeroes(const BlockRequest&) const;
+  explicit RawImage(std::unique_ptr<BlockFile> file);
 
-  UniqueFd fd_;
-  bool read_only_;
-  uint64_t capacity_;
+  std::unique_ptr<BlockFile> file_;
+  std::atomic<uint64_t> capacity_;
   uint64_t ignored_;
   BlockGeometry geometry_;
 };

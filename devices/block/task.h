@@ -16,6 +16,8 @@ class [[nodiscard]] Task;
 namespace task_detail {
 
 struct PromiseBase {
+  // Who awaits; nobody as long as the awaiter itself is what runs us, and looks at done() afterwards. So a
+  // loop over tasks that end at once uses no stack, whether or not the compiler makes tail calls.
   std::coroutine_handle<> awaiter = std::noop_coroutine();
 
   struct FinalAwaiter {
@@ -68,9 +70,11 @@ class [[nodiscard]] Task {
   struct Awaiter {
     Handle handle;
     bool await_ready() const noexcept { return false; }
-    std::coroutine_handle<> await_suspend(std::coroutine_handle<> awaiter) const noexcept {
-      handle.promise().awaiter = awaiter;
-      return handle;
+    bool await_suspend(std::coroutine_handle<> awaiter) const noexcept {
+      handle.resume();
+      if (handle.done()) return false;
+      handle.promise().awaiter = awaiter;  // nothing of a task runs on another thread meanwhile
+      return true;
     }
     T await_resume() const { return handle.promise().take(); }
   };

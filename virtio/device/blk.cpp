@@ -70,7 +70,17 @@ VirtioBlk::VirtioBlk(std::unique_ptr<BlockBackend> disk, Options options)
       queues_(options_.queues) {
   MV_CHECK(options_.queues >= 1 && options_.queues <= kMaxQueues && options_.serial.size() <= blk::kIdBytes);
 }
-VirtioBlk::~VirtioBlk() = default;
+
+VirtioBlk::~VirtioBlk() {
+  for (auto& queue : queues_) queue.reset();
+  if (disk_->read_only()) return;
+  try {
+    const auto engine = IoEngine::create();
+    // What was not flushed was not promised; a failure has no one left to be told.
+    static_cast<void>(engine->run(disk_->close(*engine)));
+  } catch (const HostError&) {  // no descriptor left
+  }
+}
 
 uint64_t VirtioBlk::offered() const {
   using virtio::feature_bit;
@@ -177,7 +187,8 @@ std::unique_ptr<VirtioDevice> create_virtio_blk(std::string_view spec, const Cre
   if (options.serial.size() > blk::kIdBytes) {
     throw ConfigError(fmt::format("--disk serial={}: longer than {} bytes", options.serial, blk::kIdBytes));
   }
-  auto disk = RawImage::open(parsed.head(), parsed.get_switch("readonly", false));
+  auto disk =
+      RawImage::open(parsed.head(), BlockFileOptions{.read_only = parsed.get_switch("readonly", false)});
   if (disk->ignored_bytes() != 0) {
     context.log.write(LogLevel::warn,
                       fmt::format("{}: the last {} bytes are no whole sector; the guest does not "

@@ -17,12 +17,11 @@ Result<std::unique_ptr<BlkQueue>> BlkQueue::start(BlockBackend& disk, Settings s
                                                   QueueContext context) {
   try {
     std::unique_ptr<BlkQueue> self(new BlkQueue(disk, std::move(settings), context));
-    const std::array extra{self->completed_.fd()};
-    auto runner = QueueRunner::start(self->settings_.thread_name, std::move(queue), context, extra,
-                                     [s = self.get()](Virtqueue& q, unsigned which, const StopFlag& stop) {
-                                       if (which != 0) s->completed_.consume();
-                                       return s->drain(q, stop);
-                                     });
+    const std::array extra{self->engine_->fd()};
+    auto runner = QueueRunner::start(
+        self->settings_.thread_name, std::move(queue), context, extra,
+        [s = self.get()](Virtqueue& q, unsigned, const StopFlag& stop) { return s->drain(q, stop); },
+        [s = self.get()](Virtqueue& q, const StopFlag&) { s->settle(q); });
     if (!runner) return std::unexpected(runner.error());
     self->runner_ = std::move(*runner);
     return self;
@@ -31,48 +30,46 @@ Result<std::unique_ptr<BlkQueue>> BlkQueue::start(BlockBackend& disk, Settings s
   }
 }
 
+BlkQueue::BlkQueue(BlockBackend& disk, Settings settings, QueueContext context)
+    : disk_(disk), settings_(std::move(settings)), context_(context), engine_(IoEngine::create()) {}
+
 BlkQueue::~BlkQueue() {
   if (runner_) stop();
 }
 
 Virtqueue BlkQueue::stop() {
-  // The worker is joined, but its StopFlag lives as long as the runner: requests at the backend hold it.
   Virtqueue queue = runner_->stop();
-  do {  // again, where a write-through write had its flush submitted
-    {
-      std::unique_lock lock(mutex_);
-      idle_.wait(lock, [this] { return submitted_ == 0; });
-    }
-    finish_completed(queue);
-  } while (queue.in_flight() != 0);
-  if (queue.publish()) context_.signals.used(context_.index);
+  MV_CHECK(queue.in_flight() == 0 && engine_->in_flight() == 0);
   runner_.reset();
   return queue;
 }
 
 Result<void> BlkQueue::drain(Virtqueue& queue, const StopFlag& stop) {
-  worker_ = std::this_thread::get_id();
-  finish_completed(queue);
+  engine_->poll();
   for (unsigned begun = 0; begun < kBatch && !stop.requested(); ++begun) {
     auto popped = queue.pop();
     if (!popped) return std::unexpected(popped.error());
     if (!*popped) break;
     begin(queue, std::move(**popped), stop);
-    finish_completed(queue);
   }
+  engine_->poll();  // one system call for all that was begun; what ends at once is done with
   return {};
+}
+
+void BlkQueue::settle(Virtqueue& queue) {
+  while (queue.in_flight() != 0) {
+    if (engine_->poll() == 0 && queue.in_flight() != 0) engine_->wait();
+  }
 }
 
 BlkQueue::Request& BlkQueue::take_request() {
   if (free_.empty()) {
     requests_.push_back(std::make_unique<Request>());
-    requests_.back()->owner = this;
     free_.push_back(requests_.back().get());
   }
   Request& request = *free_.back();
   free_.pop_back();
   request.pieces.clear();
-  request.flushing = false;
   return request;
 }
 
@@ -92,62 +89,34 @@ void BlkQueue::begin(Virtqueue& queue, Chain&& chain, const StopFlag& stop) {
   request.request = *parsed;
   request.request.stop = &stop;
   request.chain.emplace(std::move(chain));
-  submit(request);
+  submit(queue, request);
 }
 
-void BlkQueue::submit(Request& request) {
-  {
-    const std::scoped_lock lock(mutex_);
-    ++submitted_;
-  }
-  disk_.submit(request.request, {on_done, &request});
+void BlkQueue::submit(Virtqueue& queue, Request& request) {
+  spawn(disk_.run(*engine_, request.request),
+        [this, &queue, &request](Result<void> result) { finish(queue, request, result); });
 }
 
-void BlkQueue::on_done(void* context, Result<void> result) {
-  auto& request = *static_cast<Request*>(context);
-  BlkQueue& self = *request.owner;
-  request.result = result;
-  // Signalled and notified with the mutex held: the moment it is free, stop() may return and all this be
-  // gone.
-  const std::scoped_lock lock(self.mutex_);
-  self.done_.push_back(&request);
-  --self.submitted_;
-  if (std::this_thread::get_id() != self.worker_) self.completed_.signal();
-  if (self.submitted_ == 0) self.idle_.notify_all();
-}
-
-void BlkQueue::finish_completed(Virtqueue& queue) {
-  for (;;) {  // a write-through write submits its flush from here
-    {
-      const std::scoped_lock lock(mutex_);
-      batch_.swap(done_);
-    }
-    if (batch_.empty()) return;
-    for (Request* request : batch_) finish(queue, *request);
-    batch_.clear();
-  }
-}
-
-void BlkQueue::finish(Virtqueue& queue, Request& request) {
+void BlkQueue::finish(Virtqueue& queue, Request& request, Result<void> result) {
   const bool write = request.request.op == BlockOp::write || request.request.op == BlockOp::write_zeroes;
-  if (request.result && write && settings_.write_through) {
+  if (result && write && settings_.write_through) {
     // 5.2.6.2, case 1: stable when it completes. Never acknowledged before the flush is.
     request.request.op = BlockOp::flush;
-    submit(request);
+    submit(queue, request);
     return;
   }
   Chain chain = std::move(*request.chain);
   request.chain.reset();
   free_.push_back(&request);
-  if (request.result) {
+  if (result) {
     const bool read = request.request.op == BlockOp::read;
     answer(queue, std::move(chain), {blk::Status::ok, read ? request.request.length : 0});
-  } else if (request.result.error().code == Errc::closed) {
+  } else if (result.error().code == Errc::closed) {
     queue.give_back(std::move(chain));
-  } else if (request.result.error().code == Errc::unsupported) {
+  } else if (result.error().code == Errc::unsupported) {
     answer(queue, std::move(chain), {blk::Status::unsupported});
   } else {
-    log_failure(request.result.error());
+    log_failure(result.error());
     answer(queue, std::move(chain), {blk::Status::io_error});
   }
 }

@@ -25,11 +25,12 @@ bool watch(int epoll, int fd, uint32_t events, uint64_t tag) {
 }  // namespace
 
 Result<std::unique_ptr<QueueWorker>> QueueWorker::start(const std::string& name, const EventFd& kick,
-                                                        std::span<const int> extra, Work work) {
+                                                        std::span<const int> extra, Work work, Last last) {
   // May run on a vCPU thread, where nothing may be thrown (std::thread and EventFd do).
   try {
     std::unique_ptr<QueueWorker> worker(new QueueWorker());
     worker->work_ = std::move(work);
+    worker->last_ = std::move(last);
     worker->epoll_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
     const int epoll = worker->epoll_.get();
     if (epoll < 0 || !watch(epoll, worker->wake_.fd(), EPOLLIN, kWake) ||
@@ -78,6 +79,7 @@ void QueueWorker::run() {
       if (tag != kWake) work_(static_cast<unsigned>(tag), stop_);
     }
   }
+  if (last_) last_(stop_);
 }
 
 }  // namespace minivmm

@@ -42,6 +42,8 @@ class QueueWorker {
 
   // `which` is 0 for the kick, 1 + i for extra[i]. Must not throw.
   using Work = std::function<void(unsigned which, const StopFlag& stop)>;
+  // The last that runs on the thread, once a stop was asked for. Must not throw.
+  using Last = std::function<void(const StopFlag& stop)>;
 
   // Starts a thread called `name` (15 characters are kept). It runs work(0) once at once, for what came
   // before it was there; then each time `kick` was signalled, which it watches edge-triggered and never
@@ -49,7 +51,7 @@ class QueueWorker {
   // empty. All outlive the worker. Signals stay blocked on it. Errc::io when the host has no thread or
   // descriptor left.
   static Result<std::unique_ptr<QueueWorker>> start(const std::string& name, const EventFd& kick,
-                                                    std::span<const int> extra, Work work);
+                                                    std::span<const int> extra, Work work, Last last = {});
   QueueWorker(const QueueWorker&) = delete;
   QueueWorker& operator=(const QueueWorker&) = delete;
   ~QueueWorker();  // stops and joins
@@ -65,6 +67,7 @@ class QueueWorker {
   EventFd wake_;
   UniqueFd epoll_;
   Work work_;
+  Last last_;
   StopFlag stop_;
   std::thread thread_;
 };

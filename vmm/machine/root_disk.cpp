@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <future>
 #include <vector>
 
 #include "devices/block/raw.h"
@@ -14,17 +13,13 @@ namespace {
 
 constexpr uint64_t kStep = uint64_t{1} << 20;  // bytes of one request; a multiple of kSectorSize
 
-Result<void> run_now(BlockBackend& disk, const BlockRequest& request) {
-  std::promise<Result<void>> answer;
-  disk.submit(request, {.done =
-                            [](void* to, Result<void> result) {
-                              static_cast<std::promise<Result<void>>*>(to)->set_value(result);
-                            },
-                        .context = &answer});
-  return answer.get_future().get();
-}
-
 }  // namespace
+
+DiskBytes::DiskBytes(BlockBackend& disk) : disk_(disk), engine_(IoEngine::create()) {}
+
+Result<void> DiskBytes::run_now(const BlockRequest& request) const {
+  return engine_->run(disk_.run(*engine_, request));
+}
 
 // By whole sectors, as the block layer takes them.
 Result<void> DiskBytes::read(uint64_t offset, std::span<std::byte> out) const {
@@ -39,8 +34,8 @@ Result<void> DiskBytes::read(uint64_t offset, std::span<std::byte> out) const {
     const bool direct = skip == 0 && length == taken;
     if (!direct) sectors.resize(length);
     const iovec piece{direct ? out.data() : sectors.data(), length};
-    const auto done = run_now(
-        disk_, {.op = BlockOp::read, .offset = first, .length = length, .data = std::span(&piece, 1)});
+    const auto done =
+        run_now({.op = BlockOp::read, .offset = first, .length = length, .data = std::span(&piece, 1)});
     if (!done) return done;
     if (!direct) std::memcpy(out.data(), sectors.data() + skip, taken);
     out = out.subspan(taken);
@@ -55,18 +50,18 @@ Result<void> DiskBytes::write(uint64_t offset, std::span<const std::byte> bytes)
   std::vector<std::byte> copy(bytes.begin(), bytes.end());
   const iovec piece{copy.data(), copy.size()};
   return run_now(
-      disk_, {.op = BlockOp::write, .offset = offset, .length = bytes.size(), .data = std::span(&piece, 1)});
+      {.op = BlockOp::write, .offset = offset, .length = bytes.size(), .data = std::span(&piece, 1)});
 }
 
 Result<void> DiskBytes::flush() {
-  return run_now(disk_, {.op = BlockOp::flush});
+  return run_now({.op = BlockOp::flush});
 }
 
 RootDisk open_root_disk(const MachineConfig& config) {
   const auto disk = std::ranges::find(config.virtio, "blk", &VirtioConfig::type);
   if (disk == config.virtio.end()) return {};
   std::string name = spec_head(disk->spec);
-  auto backend = RawImage::open(name, true);
+  auto backend = RawImage::open(name, BlockFileOptions{.read_only = true});
   return {std::move(name), std::move(backend)};
 }
 

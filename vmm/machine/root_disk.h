@@ -11,10 +11,11 @@
 
 namespace minivmm {
 
-// A disk's bytes, waiting for them. Not while a queue of its device runs, unless it is only read.
+// A disk's bytes, waiting for them, on one thread. Not while a queue of its device runs, unless it is only
+// read.
 class DiskBytes final : public ByteSource, public ByteSink {
  public:
-  explicit DiskBytes(BlockBackend& disk) : disk_(disk) {}
+  explicit DiskBytes(BlockBackend& disk);  // throws HostError: no descriptors left
 
   uint64_t size() const override { return disk_.capacity(); }
   bool read_only() const { return disk_.read_only(); }
@@ -23,7 +24,10 @@ class DiskBytes final : public ByteSource, public ByteSink {
   Result<void> flush() override;
 
  private:
+  Result<void> run_now(const BlockRequest& request) const;
+
   BlockBackend& disk_;
+  std::unique_ptr<IoEngine> engine_;
 };
 
 struct RootDisk {

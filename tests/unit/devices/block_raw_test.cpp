@@ -23,11 +23,12 @@ class BlockRaw : public testing::Test {
     std::filesystem::resize_file(path_, kSize);
   }
 
+  std::unique_ptr<RawImage> open(const BlockFileOptions& options = {}) const {
+    return RawImage::open(path_, options);
+  }
   static Result<void> run(BlockBackend& disk, const BlockRequest& request) {
-    Result<void> out = fail(Errc::io, "never completed");
-    disk.submit(request,
-                {[](void* context, Result<void> r) { *static_cast<Result<void>*>(context) = r; }, &out});
-    return out;
+    const auto engine = IoEngine::create();
+    return engine->run(disk.run(*engine, request));
   }
   static Result<void> transfer(BlockBackend& disk, BlockOp op, uint64_t offset, std::span<const iovec> data) {
     uint64_t length = 0;
@@ -45,7 +46,7 @@ class BlockRaw : public testing::Test {
 };
 
 TEST_F(BlockRaw, ReadsWhatItWrote) {
-  const auto disk = RawImage::open(path_, false);
+  const auto disk = open();
   EXPECT_EQ(disk->capacity(), kSize);
   std::string out(4096, 'x');
   ASSERT_TRUE(transfer(*disk, BlockOp::write, 8192, out));
@@ -56,7 +57,7 @@ TEST_F(BlockRaw, ReadsWhatItWrote) {
 }
 
 TEST_F(BlockRaw, TransfersMorePiecesThanOneSystemCallTakes) {
-  const auto disk = RawImage::open(path_, false);
+  const auto disk = open();
   std::string out(size_t{512} * 2500, '\0');
   for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<char>(i % 251);
   std::vector<iovec> pieces;
@@ -68,7 +69,7 @@ TEST_F(BlockRaw, TransfersMorePiecesThanOneSystemCallTakes) {
 }
 
 TEST_F(BlockRaw, TransfersMoreBytesThanItAsksForAtOnce) {
-  const auto disk = RawImage::open(path_, false);
+  const auto disk = open();
   std::string out(size_t{40} << 20, '\0');
   for (size_t i = 0; i < out.size(); i += 509) out[i] = static_cast<char>(i % 251);
   const size_t cut = (size_t{17} << 20) + 512;  // pieces that straddle what one call moves
@@ -80,7 +81,7 @@ TEST_F(BlockRaw, TransfersMoreBytesThanItAsksForAtOnce) {
 }
 
 TEST_F(BlockRaw, ZeroesAndDiscardsKeepTheSize) {
-  const auto disk = RawImage::open(path_, false);
+  const auto disk = open();
   std::string out(65536, 'x');
   ASSERT_TRUE(transfer(*disk, BlockOp::write, 0, out));
   for (const bool unmap : {false, true}) {
@@ -97,7 +98,7 @@ TEST_F(BlockRaw, ZeroesAndDiscardsKeepTheSize) {
 }
 
 TEST_F(BlockRaw, AnImageThatBecameShorterIsAnErrorNotAHang) {
-  const auto disk = RawImage::open(path_, false);
+  const auto disk = open();
   std::filesystem::resize_file(path_, 4096);
   std::string in(8192, '\0');
   const auto read = transfer(*disk, BlockOp::read, 0, in);
@@ -106,7 +107,7 @@ TEST_F(BlockRaw, AnImageThatBecameShorterIsAnErrorNotAHang) {
 }
 
 TEST_F(BlockRaw, AWriteToAReadOnlyDescriptorFails) {
-  const auto disk = RawImage::open(path_, true);
+  const auto disk = open({.read_only = true});
   EXPECT_TRUE(disk->read_only());
   std::string out(512, 'x');
   EXPECT_FALSE(transfer(*disk, BlockOp::write, 0, out));
@@ -114,37 +115,37 @@ TEST_F(BlockRaw, AWriteToAReadOnlyDescriptorFails) {
 
 TEST_F(BlockRaw, RoundsItsSizeDownToSectors) {
   std::filesystem::resize_file(path_, 1025);
-  const auto disk = RawImage::open(path_, false);
+  const auto disk = open();
   EXPECT_EQ(disk->capacity(), 1024U);
   EXPECT_EQ(disk->ignored_bytes(), 1U);
 }
 
 TEST_F(BlockRaw, ReadersShareAndWritersDoNot) {
   {
-    const auto one = RawImage::open(path_, true);
-    const auto two = RawImage::open(path_, true);
-    EXPECT_THROW(RawImage::open(path_, false), HostError);
+    const auto one = open({.read_only = true});
+    const auto two = open({.read_only = true});
+    EXPECT_THROW(open(), HostError);
   }
-  const auto writer = RawImage::open(path_, false);
-  EXPECT_THROW(RawImage::open(path_, false), HostError);
-  EXPECT_THROW(RawImage::open(path_, true), HostError);
+  const auto writer = open();
+  EXPECT_THROW(open(), HostError);
+  EXPECT_THROW(open({.read_only = true}), HostError);
 }
 
 TEST_F(BlockRaw, TheLockEndsWithItsOwner) {
-  RawImage::open(path_, false).reset();
-  EXPECT_NO_THROW(RawImage::open(path_, false));
+  open().reset();
+  EXPECT_NO_THROW(open());
 }
 
 TEST_F(BlockRaw, AFifoIsRefusedAndNotWaitedFor) {
   std::filesystem::remove(path_);
   ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
-  EXPECT_THROW(RawImage::open(path_, true), HostError);
-  EXPECT_THROW(RawImage::open(path_, false), HostError);
+  EXPECT_THROW(open({.read_only = true}), HostError);
+  EXPECT_THROW(open(), HostError);
 }
 
 TEST_F(BlockRaw, TheDescriptorIsNotInherited) {
   UniqueFd before(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-  const auto disk = RawImage::open(path_, false);
+  const auto disk = open();
   EXPECT_NE(::fcntl(before.get() + 1, F_GETFD) & FD_CLOEXEC, 0);
 }
 
@@ -168,7 +169,7 @@ TEST_F(BlockRaw, AClassicLockNamesItsProcess) {
   char byte = 0;
   ASSERT_EQ(::read(ready[0], &byte, 1), 1);
   try {
-    RawImage::open(path_, false);
+    open();
     ADD_FAILURE() << "it was locked";
   } catch (const HostError& error) {
     EXPECT_NE(std::string(error.what()).find("process " + std::to_string(child)), std::string::npos)

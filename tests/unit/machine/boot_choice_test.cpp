@@ -97,7 +97,7 @@ TEST_F(BootChoiceTest, AnotherKindOfDiskIsARootDisk) {
 TEST_F(BootChoiceTest, EachBootLooksAnewAndTakesATry) {
   MachineConfig c = config({.b = {.priority = 2, .tries = 1}, .kernel_b = flatcar_kernel('b')});
   Log log(LogLevel::warn, [](LogLevel, std::string_view) {});
-  const auto image = RawImage::open((folder_.path() / "flatcar.img").string(), false);
+  const auto image = RawImage::open((folder_.path() / "flatcar.img").string(), BlockFileOptions{});
   DiskBytes disk(*image);
   const DiskBoot first = boot_from_disk(c, disk, log);
   EXPECT_THAT(first.cmdline, HasSubstr("vmlinuz-b"));
@@ -109,7 +109,8 @@ TEST_F(BootChoiceTest, EachBootLooksAnewAndTakesATry) {
 TEST_F(BootChoiceTest, AReadOnlyDiskKeepsItsTries) {
   const MachineConfig c = config({.b = {.priority = 2, .tries = 1}, .kernel_b = flatcar_kernel('b')});
   Log log(LogLevel::warn, [](LogLevel, std::string_view line) { ADD_FAILURE() << line; });
-  const auto image = RawImage::open((folder_.path() / "flatcar.img").string(), true);
+  const auto image =
+      RawImage::open((folder_.path() / "flatcar.img").string(), BlockFileOptions{.read_only = true});
   DiskBytes disk(*image);
   boot_from_disk(c, disk, log);
   EXPECT_THAT(boot_from_disk(c, disk, log).cmdline, HasSubstr("vmlinuz-b"));
@@ -119,7 +120,8 @@ TEST_F(BootChoiceTest, TheDisksBytesAreReadAtAnyOffset) {
   Bytes contents(3 << 20);
   for (size_t i = 0; i < contents.size(); ++i) contents[i] = static_cast<std::byte>(i * 31 >> 3);
   file("disk.img", contents);
-  const auto image = RawImage::open((folder_.path() / "disk.img").string(), true);
+  const auto image =
+      RawImage::open((folder_.path() / "disk.img").string(), BlockFileOptions{.read_only = true});
   const DiskBytes disk(*image);
   for (const auto& [offset, length] : {std::pair<size_t, size_t>{0, 1},
                                        {511, 2},

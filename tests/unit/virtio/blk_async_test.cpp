@@ -21,46 +21,68 @@ class HeldDisk final : public BlockBackend {
   uint64_t capacity() const override { return 1 << 20; }
   bool read_only() const override { return false; }
   BlockGeometry geometry() const override { return {}; }
-  void submit(const BlockRequest& request, BlockCompletion done) override {
-    const std::scoped_lock lock(mutex_);
-    held_.push_back({request, done});
-    submitted.add();
+  std::string_view format() const override { return "held"; }
+  Task<Result<void>> run(IoEngine& engine, BlockRequest request) override {
+    co_return co_await Held(*this, engine, request);
   }
-  // Ends the oldest request on the calling thread.
+  Task<Result<BlockExtent>> extent(IoEngine&, uint64_t, uint64_t length) override {
+    co_return BlockExtent{.length = length};
+  }
+  Task<Result<void>> resize(IoEngine&, uint64_t) override { co_return Result<void>{}; }
+  Task<Result<void>> close(IoEngine&) override { co_return Result<void>{}; }
+  // Ends the oldest request from the calling thread.
   void finish(Result<void> result = {}) {
-    Held held = take();
+    Held& held = take();
     if (result && held.request.op == BlockOp::read) {
       for (const iovec& piece : held.request.data) std::memset(piece.iov_base, 'r', piece.iov_len);
     }
-    held.done(result);
+    held.end(result);
   }
   // Ends the oldest request as a back end must once it is to be given up.
   void wait_until_given_up() {
-    Held held = take();
+    Held& held = take();
     while (!held.request.stop->give_up()) std::this_thread::yield();
-    held.done(fail(Errc::closed, "stopped"));
+    held.end(fail(Errc::closed, "stopped"));
   }
   BlockOp oldest() {
     const std::scoped_lock lock(mutex_);
-    return held_.front().request.op;
+    return held_.front()->request.op;
   }
 
   Counter submitted;
 
  private:
-  struct Held {
+  struct Held : IoPosted {
+    Held(HeldDisk& disk, IoEngine& io, const BlockRequest& what) : owner(disk), engine(io), request(what) {}
+    HeldDisk& owner;
+    IoEngine& engine;
     BlockRequest request;
-    BlockCompletion done;
+    Result<void> result;
+    std::coroutine_handle<> waiter;
+
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> handle) {
+      waiter = handle;
+      run = [](IoPosted& self) { static_cast<Held&>(self).waiter.resume(); };
+      const std::scoped_lock lock(owner.mutex_);
+      owner.held_.push_back(this);
+      owner.submitted.add();
+    }
+    Result<void> await_resume() const { return result; }
+    void end(Result<void> how) {
+      result = how;
+      engine.post(*this);
+    }
   };
-  Held take() {
+  Held& take() {
     const std::scoped_lock lock(mutex_);
     MV_CHECK(!held_.empty());
-    Held held = held_.front();
+    Held& held = *held_.front();
     held_.pop_front();
     return held;
   }
   std::mutex mutex_;
-  std::deque<Held> held_;
+  std::deque<Held*> held_;
 };
 
 class BlkAsync : public testing::Test {
