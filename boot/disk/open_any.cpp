@@ -1,5 +1,6 @@
 #include "boot/disk/open_any.h"
 
+#include "boot/disk/btrfs.h"
 #include "boot/disk/ext.h"
 #include "boot/disk/fat.h"
 #include "boot/file_system.h"
@@ -12,11 +13,12 @@ std::expected<std::unique_ptr<FileReader>, std::string> open_file_system(const B
     if (auto fat = FatReader::open(partition)) return std::move(*fat);
     return std::unexpected("no file system that minivmm knows");
   }
-  if (kind->name.starts_with("ext")) {
-    auto ext = ExtReader::open(partition);
-    if (ext) return std::move(*ext);
-    return std::unexpected(ext.error().what);
-  }
+  const auto or_why = [](auto opened) -> std::expected<std::unique_ptr<FileReader>, std::string> {
+    if (opened) return std::move(*opened);
+    return std::unexpected(opened.error().what);
+  };
+  if (kind->name.starts_with("ext")) return or_why(ExtReader::open(partition));
+  if (kind->name == "btrfs") return or_why(BtrfsReader::open(partition));
   return std::unexpected(kind->name + ", which minivmm does not read");
 }
 
