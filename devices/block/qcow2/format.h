@@ -79,6 +79,8 @@ struct Header {
   unsigned refcount_order = 4;
   uint32_t header_bytes = kHeaderBytesV2;
   Compression compression = Compression::zlib;
+  std::vector<std::byte>
+      additional;  // the header's bytes from 105 to header_bytes: fields unknown to us, kept
 
   std::string backing_file;  // as the image names it; empty: none
   std::vector<Extension> extensions;
@@ -100,15 +102,42 @@ struct Header {
   std::optional<std::string> data_file() const;
 };
 
-// Decodes and checks `first`, the image's first cluster or so (at least 64 KiB, or the whole file), of a file
-// of `file_bytes`. Every field of item 17's kind is refused here: Errc::corrupt, Errc::unsupported (a
-// version, an encryption, an incompatible feature), Errc::too_large. `why` receives one line for a person
-// ("encrypted with LUKS...", "incompatible feature 'xyz' (bit 5)").
+// Where single fields lie: what changes one of them writes it alone, within one sector.
+inline constexpr uint64_t kFieldBackingOffset = 8;         // u64, then u32 backing_file_size
+inline constexpr uint64_t kFieldSize = 24;                 // u64
+inline constexpr uint64_t kFieldL1Size = 36;               // u32, then u64 l1_table_offset
+inline constexpr uint64_t kFieldRefcountTableOffset = 48;  // u64, then u32 refcount_table_clusters
+inline constexpr uint64_t kFieldSnapshots = 60;            // u32, then u64 snapshots_offset
+inline constexpr uint64_t kFieldIncompatible = 72;         // u64
+inline constexpr uint64_t kFieldCompatible = 80;           // u64
+inline constexpr uint64_t kFieldAutoclear = 88;            // u64
+inline constexpr uint64_t kFieldRefcountOrder = 96;        // u32
+
+// Decodes and checks `first`, the image's first cluster (or 2 MiB, or the whole file where that is less), of
+// a file of `file_bytes`. Refused are: Errc::corrupt, what contradicts the specification or itself (offsets,
+// alignments, tables past the end of the file or over the header or each other, an L1 table too small for the
+// size); Errc::unsupported, a version, an encryption, an incompatible feature; Errc::too_large. `why`
+// receives one line for a person ("it is encrypted (LUKS)", "it needs the feature 'xyz' (incompatible bit
+// 5)"). An autoclear bit for bitmaps without the extension is dropped.
 Result<Header> decode_header(std::span<const std::byte> first, uint64_t file_bytes, std::string& why);
 
-// The header with its extensions and the backing file's name, as it stands at offset 0; at most one cluster.
-// Errc::too_large where it does not fit.
+// The header with its extensions and the backing file's name (whose offset and size follow from that), as it
+// stands at offset 0: whole sectors, at most one cluster. Errc::too_large where it does not fit.
 Result<std::vector<std::byte>> encode_header(const Header&);
+
+// The extension of that type, or null.
+const Extension* find_extension(const Header&, uint32_t type);
+// Sets the extension's data; empty data takes the extension away.
+void set_extension(Header&, uint32_t type, std::span<const std::byte> data);
+// The names of this image's features, for the feature name table: what encode_header writes is up to the
+// caller's extensions.
+std::vector<std::byte> feature_name_table();
+// "'dirty bit' (incompatible bit 0)": from the image's own table, or else ours.
+std::string incompatible_feature_name(const Header&, unsigned bit);
+
+// Whether `bytes` at `offset` can be a table of the image: on a cluster's start, behind the header's cluster,
+// within the file. A table of 0 bytes always can. Errc::corrupt.
+Result<void> check_table(const Header&, uint64_t file_bytes, uint64_t offset, uint64_t bytes);
 
 // "Refcounts": entry `index` of a block whose entries are 1 << order bits wide (bytes are numbered from the
 // low bits where several entries share one).
@@ -135,15 +164,26 @@ struct Snapshot {
   uint32_t vm_state_bytes = 0;
   std::vector<std::byte> extra;
   std::optional<uint64_t> disk_size() const;
+  uint64_t vm_state_size() const;  // the extra data's 64-bit value where there is one
 };
-// Of the table's bytes, `count` entries; `used` receives its length.
+// Of the table's bytes, `count` entries; `used` receives its length. Errc::out_of_range where `table` ends
+// too early (more of the file may help). An entry's L1 table is not looked at: check_table() is for that.
 Result<std::vector<Snapshot>> decode_snapshots(std::span<const std::byte> table, uint32_t count,
                                                uint64_t& used);
+std::vector<std::byte> encode_snapshots(std::span<const Snapshot>);
 
 inline uint64_t load_be64(const std::byte* at) {
   uint64_t value = 0;
   for (int i = 0; i < 8; ++i) value = value << 8 | static_cast<uint8_t>(at[i]);
   return value;
+}
+inline uint32_t load_be32(const std::byte* at) {
+  uint32_t value = 0;
+  for (int i = 0; i < 4; ++i) value = value << 8 | static_cast<uint8_t>(at[i]);
+  return value;
+}
+inline void store_be32(std::byte* at, uint32_t value) {
+  for (int i = 3; i >= 0; --i, value >>= 8) at[i] = static_cast<std::byte>(value);
 }
 inline void store_be64(std::byte* at, uint64_t value) {
   for (int i = 7; i >= 0; --i, value >>= 8) at[i] = static_cast<std::byte>(value);
