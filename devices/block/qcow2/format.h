@@ -119,7 +119,12 @@ inline constexpr uint64_t kFieldRefcountOrder = 96;        // u32
 // size); Errc::unsupported, a version, an encryption, an incompatible feature; Errc::too_large. `why`
 // receives one line for a person ("it is encrypted (LUKS)", "it needs the feature 'xyz' (incompatible bit
 // 5)"). An autoclear bit for bitmaps without the extension is dropped.
-Result<Header> decode_header(std::span<const std::byte> first, uint64_t file_bytes, std::string& why);
+enum class ForRepair : uint8_t {
+  no,
+  yes,  // a refcount table that is misplaced or missing is let through, as one of 0 clusters
+};
+Result<Header> decode_header(std::span<const std::byte> first, uint64_t file_bytes, std::string& why,
+                             ForRepair for_repair = ForRepair::no);
 
 // The header with its extensions and the backing file's name (whose offset and size follow from that), as it
 // stands at offset 0: whole sectors, at most one cluster. Errc::too_large where it does not fit.

@@ -151,64 +151,83 @@ Result<void> check_names(const Header& h, const Refusal& refuse) {
   return {};
 }
 
-Result<void> check_one_table(const Header& h, uint64_t file_bytes, const Refusal& refuse, const char* name,
-                             uint64_t offset, uint64_t bytes) {
-  if (auto good = check_table(h, file_bytes, offset, bytes); !good)
-    return refuse(
-        good.error().code, good.error().what,
-        fmt::format("the {} ({} bytes at {:#x}) is misplaced: {}", name, bytes, offset, good.error().what));
+struct Table {
+  const char* name;
+  uint64_t offset, bytes;
+};
+
+Result<void> check_one_table(const Header& h, uint64_t file_bytes, const Refusal& refuse, const Table& t) {
+  if (auto good = check_table(h, file_bytes, t.offset, t.bytes); !good)
+    return refuse(good.error().code, good.error().what,
+                  fmt::format("the {} ({} bytes at {:#x}) is misplaced: {}", t.name, t.bytes, t.offset,
+                              good.error().what));
   return {};
 }
 
-Result<void> check_tables(const Header& h, uint64_t file_bytes, const Refusal& refuse) {
+bool overlap(const Table& a, const Table& b) {
+  return a.bytes != 0 && b.bytes != 0 && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
+}
+
+Result<void> check_apart(const Table& a, const Table& b, const Refusal& refuse) {
+  if (!overlap(a, b)) return {};
+  return refuse(Errc::corrupt, "two of the image's tables overlap",
+                fmt::format("the {} and the {} overlap", a.name, b.name));
+}
+
+// The L1 table and the snapshot table.
+Result<void> check_mapping_tables(const Header& h, uint64_t file_bytes, const Refusal& refuse,
+                                  const Table& l1, const Table& snapshots) {
   if (h.size > static_cast<uint64_t>(INT64_MAX) || h.l1_entries_needed() > kMaxL1Bytes / 8)
     return refuse(Errc::too_large, "the virtual size is too large",
                   fmt::format("a virtual size of {} bytes is too large for clusters of {} bytes", h.size,
                               h.cluster_size()));
-  const uint64_t l1_bytes = uint64_t{h.l1_size} * 8;
-  if (l1_bytes > kMaxL1Bytes)
+  if (l1.bytes > kMaxL1Bytes)
     return refuse(Errc::too_large, "the L1 table is too large",
                   fmt::format("an L1 table of {} entries is too large", h.l1_size));
   if (h.l1_size < h.l1_entries_needed())
     return refuse(Errc::corrupt, "the L1 table is too small for the virtual size",
                   fmt::format("the L1 table has {} entries; the virtual size of {} bytes needs {}", h.l1_size,
                               h.size, h.l1_entries_needed()));
-  if (h.refcount_table_clusters == 0) return refuse(Errc::corrupt, "the image has no refcount table");
-  const uint64_t refcount_bytes = uint64_t{h.refcount_table_clusters} << h.cluster_bits;
-  if (refcount_bytes > kMaxRefcountTableBytes)
-    return refuse(Errc::too_large, "the refcount table is too large",
-                  fmt::format("a refcount table of {} clusters is too large", h.refcount_table_clusters));
   if (h.snapshots > kMaxSnapshots)
     return refuse(Errc::too_large, "the image has too many snapshots",
                   fmt::format("{} snapshots: at most {} can be", h.snapshots, kMaxSnapshots));
+  Result<void> good = check_one_table(h, file_bytes, refuse, l1);
+  if (good) good = check_one_table(h, file_bytes, refuse, snapshots);
+  if (good) good = check_apart(l1, snapshots, refuse);
+  return good;
+}
 
+Result<void> check_refcount_table(const Header& h, uint64_t file_bytes, const Refusal& refuse,
+                                  const Table& l1, const Table& snapshots) {
+  if (h.refcount_table_clusters == 0) return refuse(Errc::corrupt, "the image has no refcount table");
+  const Table table{"refcount table", h.refcount_table_offset,
+                    uint64_t{h.refcount_table_clusters} << h.cluster_bits};
+  if (table.bytes > kMaxRefcountTableBytes)
+    return refuse(Errc::too_large, "the refcount table is too large",
+                  fmt::format("a refcount table of {} clusters is too large", h.refcount_table_clusters));
+  Result<void> good = check_one_table(h, file_bytes, refuse, table);
+  if (good) good = check_apart(table, l1, refuse);
+  if (good) good = check_apart(table, snapshots, refuse);
+  return good;
+}
+
+Result<void> check_tables(Header& h, uint64_t file_bytes, const Refusal& refuse, ForRepair for_repair) {
   constexpr uint64_t kLeastSnapshotBytes = 40;
-  struct Table {
-    const char* name;
-    uint64_t offset, bytes;
-  };
-  const std::array tables{
-      Table{"L1 table", h.l1_offset, l1_bytes},
-      Table{"refcount table", h.refcount_table_offset, refcount_bytes},
-      Table{"snapshot table", h.snapshots == 0 ? 0 : h.snapshots_offset, h.snapshots * kLeastSnapshotBytes}};
-  for (const Table& t : tables) {
-    if (auto good = check_one_table(h, file_bytes, refuse, t.name, t.offset, t.bytes); !good) return good;
-  }
-  for (size_t i = 0; i < tables.size(); ++i) {
-    for (size_t j = i + 1; j < tables.size(); ++j) {
-      const Table &a = tables[i], &b = tables[j];
-      if (a.bytes == 0 || b.bytes == 0 || a.offset >= b.offset + b.bytes || b.offset >= a.offset + a.bytes)
-        continue;
-      return refuse(Errc::corrupt, "two of the image's tables overlap",
-                    fmt::format("the {} and the {} overlap", a.name, b.name));
-    }
-  }
+  const Table l1{"L1 table", h.l1_offset, uint64_t{h.l1_size} * 8};
+  const Table snapshots{"snapshot table", h.snapshots == 0 ? 0 : h.snapshots_offset,
+                        h.snapshots * kLeastSnapshotBytes};
+  if (auto good = check_mapping_tables(h, file_bytes, refuse, l1, snapshots); !good) return good;
+  auto good = check_refcount_table(h, file_bytes, refuse, l1, snapshots);
+  if (good || for_repair == ForRepair::no) return good;
+  h.refcount_table_offset = 0;
+  h.refcount_table_clusters = 0;
   return {};
 }
 
 }  // namespace
 
-Result<Header> decode_header(std::span<const std::byte> first, uint64_t file_bytes, std::string& why) {
+Result<Header> decode_header(std::span<const std::byte> first, uint64_t file_bytes, std::string& why,
+                             ForRepair for_repair) {
   const Refusal refuse(why);
   if (first.size() < 8 || load_be32(first.data()) != kMagic)
     return refuse(Errc::corrupt, "it does not begin as a qcow2 image does");
@@ -237,7 +256,7 @@ Result<Header> decode_header(std::span<const std::byte> first, uint64_t file_byt
         fmt::format("the image is encrypted by method {}, which is not known here", h.crypt_method));
   if (!(good = read_extensions(first, h, refuse)) || !(good = check_features(first, h, refuse)) ||
       !(good = read_backing_name(first, h, refuse)) || !(good = check_names(h, refuse)) ||
-      !(good = check_tables(h, file_bytes, refuse)))
+      !(good = check_tables(h, file_bytes, refuse, for_repair)))
     return std::unexpected(good.error());
   return h;
 }
