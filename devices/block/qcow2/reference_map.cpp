@@ -19,20 +19,24 @@ const char* to_string(ClusterUse use) {
   return "";
 }
 
-Result<ClusterUse> ReferenceMap::add(uint64_t cluster, ClusterUse use, uint64_t times) {
-  const uint64_t number = cluster / kChunk;
+ReferenceMap::Chunk* ReferenceMap::find(uint64_t number) const {
   if (number != last_number_) {
-    std::unique_ptr<Chunk>& chunk = chunks_[number];
-    if (!chunk) {
-      if (chunks_left_ == 0)
-        return fail(Errc::too_large, "the image refers to more clusters than can be counted");
-      --chunks_left_;
-      chunk = std::make_unique<Chunk>();
-    }
+    const auto found = chunks_.find(number);
+    last_ = found == chunks_.end() ? nullptr : found->second.get();
     last_number_ = number;
-    last_ = chunk.get();
   }
-  uint16_t& cell = (*last_)[cluster % kChunk];
+  return last_;
+}
+
+Result<ClusterUse> ReferenceMap::add(uint64_t cluster, ClusterUse use, uint64_t times) {
+  Chunk* chunk = find(cluster / kChunk);
+  if (!chunk) {
+    if (chunks_left_ == 0)
+      return fail(Errc::too_large, "the image refers to more clusters than can be counted");
+    --chunks_left_;
+    chunk = last_ = (chunks_[last_number_] = std::make_unique<Chunk>()).get();
+  }
+  uint16_t& cell = (*chunk)[cluster % kChunk];
   const auto before = static_cast<ClusterUse>(cell >> kCountBits);
   const uint64_t total = count(cluster) + times;
   if (total >= kMaxCount) many_[cluster] = total;
@@ -45,10 +49,8 @@ Result<ClusterUse> ReferenceMap::add(uint64_t cluster, ClusterUse use, uint64_t 
 }
 
 uint16_t ReferenceMap::cell(uint64_t cluster) const {
-  const uint64_t number = cluster / kChunk;
-  if (number == last_number_) return (*last_)[cluster % kChunk];
-  const auto found = chunks_.find(number);
-  return found == chunks_.end() ? uint16_t{0} : (*found->second)[cluster % kChunk];
+  const Chunk* chunk = find(cluster / kChunk);
+  return chunk ? (*chunk)[cluster % kChunk] : uint16_t{0};
 }
 
 uint64_t ReferenceMap::count(uint64_t cluster) const {

@@ -49,13 +49,14 @@ class ReferenceMap {
   static constexpr uint16_t kMaxCount = (1 << kCountBits) - 1;  // then the count is in many_
   using Chunk = std::array<uint16_t, kChunk>;                   // use << kCountBits | count
 
+  Chunk* find(uint64_t number) const;  // null: no references there
   uint16_t cell(uint64_t cluster) const;
 
   std::unordered_map<uint64_t, std::unique_ptr<Chunk>> chunks_;
   std::unordered_map<uint64_t, uint64_t> many_;
   uint64_t chunks_left_;
-  uint64_t last_number_ = ~uint64_t{0};  // the chunk last used: references come in runs
-  Chunk* last_ = nullptr;
+  mutable uint64_t last_number_ = ~uint64_t{0};  // the chunk last looked for: references come in runs
+  mutable Chunk* last_ = nullptr;
 };
 
 }  // namespace minivmm::qcow2
