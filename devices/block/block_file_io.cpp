@@ -127,8 +127,10 @@ Task<Result<void>> BlockFile::write_direct(IoEngine& engine, uint64_t offset, st
   auto held =
       claim(engine, offset, total(pieces), alone ? RangeLock::Mode::exclusive : RangeLock::Mode::shared);
   co_await held;
-  co_return co_await (alone ? bounce(engine, Direction::write, offset, pieces, stop)
-                            : write_plain(engine, offset, pieces, stop));
+  // Never as co_await's own conditional operand: g++ 12 destroys the task twice.
+  auto transfer = alone ? bounce(engine, Direction::write, offset, pieces, stop)
+                        : write_plain(engine, offset, pieces, stop);
+  co_return co_await std::move(transfer);
 }
 
 Task<Result<void>> BlockFile::bounce(IoEngine& engine, Direction direction, uint64_t offset,
@@ -201,8 +203,9 @@ Task<Result<void>> BlockFile::fill_with_zeroes(IoEngine& engine, uint64_t offset
       bytes += piece;
     }
     const auto now = std::span<const iovec>(pieces).first(count);
-    auto written = co_await (aligned(offset, now) ? write_plain(engine, offset, now, nullptr)
-                                                  : bounce(engine, Direction::write, offset, now, nullptr));
+    auto transfer = aligned(offset, now) ? write_plain(engine, offset, now, nullptr)
+                                         : bounce(engine, Direction::write, offset, now, nullptr);
+    auto written = co_await std::move(transfer);
     if (!written) co_return written;
     offset += bytes;
     length -= bytes;
