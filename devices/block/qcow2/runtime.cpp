@@ -7,7 +7,8 @@ namespace minivmm::qcow2 {
 namespace {
 
 constexpr uint64_t kMostTableCache = uint64_t{32} << 20;
-constexpr uint64_t kLeastGrowth = uint64_t{16} << 20;  // of the file, bytes
+constexpr uint64_t kLeastGrowth = uint64_t{16} << 20;  // of the file, bytes; less for a small disk
+constexpr uint64_t kSmallGrowth = uint64_t{64} << 10;
 constexpr uint64_t kMostGrowth = uint64_t{1} << 30;
 
 uint64_t table_cache_bytes(const Header& header, uint64_t wanted) {
@@ -177,7 +178,8 @@ Result<void> Runtime::cover_with_file(uint64_t end) {
   if (end <= size) return {};
   grown_.store(true, std::memory_order_release);
   // In large steps: a file that grows with each write has its size written with each sync.
-  const uint64_t step = std::min(std::clamp(size / 4, kLeastGrowth, kMostGrowth), capacity() + kLeastGrowth);
+  const uint64_t step =
+      std::min(std::clamp(size / 4, kLeastGrowth, kMostGrowth), capacity() / 4 + kSmallGrowth);
   if (file_->resize(layout_.cluster_ceil(end + step))) return {};
   return file_->resize(end);  // past a limit on the size of files, perhaps
 }
