@@ -54,7 +54,8 @@ def write_job(job, token, modules):
     """Fills the folder that L1 sees as /run/rig."""
     folder = os.path.join(job.work, "job")
     os.mkdir(folder)
-    shutil.copy(os.path.join(TOOLS, "rig.d", "l1-run"), folder)
+    for name in ("l1-run", "l1-hold-kvm"):
+        shutil.copy(os.path.join(TOOLS, "rig.d", name), folder)
     files = {"token": token, "out": job.out, "modules": os.path.join(modules, "lib/modules"),
              "command": job.command_script("amd", "/scratch")}
     if job.options.interactive:

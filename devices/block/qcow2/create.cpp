@@ -130,35 +130,13 @@ Task<Result<void>> write_mapping(IoEngine& engine, BlockFile& file, const Header
   co_return co_await write_numbers(engine, file, h.l1_offset, l1);
 }
 
-Task<Result<void>> write_zeroes(IoEngine& engine, BlockFile& file, uint64_t offset, uint64_t length,
-                                const CreateOptions& o) {
-  constexpr uint64_t kPiece = 1 << 20;
-  const std::vector<std::byte> zeroes(std::min(kPiece, length));
-  for (uint64_t done = 0; done < length;) {
-    const uint64_t bytes = std::min<uint64_t>(zeroes.size(), length - done);
-    const Result<void> good =
-        co_await write_bytes(engine, file, offset + done, std::span(zeroes).first(bytes));
-    if (!good) co_return good;
-    done += bytes;
-    if (o.progress) o.progress(done, length);
-  }
-  co_return Result<void>();
-}
-
-// What the preallocated clusters are in, from `offset` on.
+// Where the preallocated clusters are.
 Task<Result<void>> reserve(IoEngine& engine, BlockFile& file, uint64_t offset, uint64_t length,
                            const CreateOptions& o) {
-  if (!file.is_block_device() && file.size() < offset + length) {
-    const Result<void> good = file.resize(offset + length);
-    if (!good) co_return good;
-  }
-  if (length == 0) co_return Result<void>();
-  if (o.preallocation == Preallocation::full)
-    co_return co_await write_zeroes(engine, file, offset, length, o);
   // A device does not read as zeroes before it was told to.
-  if (o.preallocation == Preallocation::falloc || (file.is_block_device() && preallocates(o)))
-    co_return co_await file.write_zeroes(engine, offset, length, false);
-  co_return Result<void>();
+  const bool tell = file.is_block_device() && preallocates(o) && o.preallocation != Preallocation::full;
+  const Preallocation how = tell ? Preallocation::falloc : o.preallocation;
+  co_return co_await preallocate(engine, file, offset, length, how, o.progress);
 }
 
 }  // namespace

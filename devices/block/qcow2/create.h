@@ -6,16 +6,12 @@
 #include <string>
 
 #include "devices/block/block_file.h"
+#include "devices/block/preallocate.h"
 #include "devices/block/qcow2/format.h"
 
 namespace minivmm::qcow2 {
 
-enum class Preallocation : uint8_t {
-  off,
-  metadata,  // every cluster has its place in the file, which has holes there
-  falloc,    // and space reserved by the file system
-  full,      // and zeroes written there
-};
+using minivmm::Preallocation;
 
 // The defaults are qemu-img's.
 struct CreateOptions {

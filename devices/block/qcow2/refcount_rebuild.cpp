@@ -116,17 +116,15 @@ Task<Result<void>> write_new_refcounts(const CheckWalk& found, const CheckWalk& 
   Placement placement(found, old);
   // The structures count themselves: a larger table where they do not fit.
   uint64_t clusters = placement.highest_wanted() * 8 / h.cluster_size() + 1;
-  uint64_t entries = 0;
-  do {
-    entries = clusters * h.cluster_size() / 8;
-    if (entries * 8 > kMaxRefcountTableBytes)
+  for (;; ++clusters) {
+    if (clusters * h.cluster_size() > kMaxRefcountTableBytes)
       co_return fail(Errc::too_large, "the image needs a refcount table that is too large");
-  } while (!placement.place(clusters++, entries));
-  --clusters;
+    if (placement.place(clusters, clusters * h.cluster_size() / 8)) break;
+  }
 
   good = co_await write_blocks(found, placement);
   if (!good) co_return good;
-  std::vector<uint64_t> table(entries);
+  std::vector<uint64_t> table(clusters * h.cluster_size() / 8);
   for (const auto& [index, cluster] : placement.blocks()) table[index] = cluster << h.cluster_bits;
   const uint64_t table_offset = placement.table() << h.cluster_bits;
   good = co_await write_numbers(found.engine, found.file, table_offset, table);
