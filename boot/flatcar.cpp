@@ -22,7 +22,7 @@ constexpr Guid kFreshDisk = Guid::of("00000000-0000-0000-0000-000000000001");  /
 
 constexpr uint64_t kMaxKernel = uint64_t{512}
                                 << 20;  // bytes; real ones, with their initrd, have about 60 MiB
-constexpr uint64_t kMaxOemFile = 64 * 1024;
+constexpr uint64_t kMaxOemFile = uint64_t{64} * 1024;
 constexpr size_t kHashOffset = 0x40;
 constexpr size_t kHashLength = 64;
 
@@ -48,7 +48,8 @@ std::vector<GptPartition> candidates(const Gpt& gpt) {
     if (p.type == kFlatcarUsr && priority_of(p) != 0 && (tries_of(p) != 0 || was_successful(p)))
       found.push_back(p);
   }
-  std::ranges::stable_sort(found, std::greater{}, priority_of);
+  std::ranges::sort(found, {},
+                    [](const GptPartition& p) { return std::pair(15 - priority_of(p), p.number); });
   return found;
 }
 

@@ -11,8 +11,9 @@ namespace minivmm {
 
 namespace {
 
-constexpr uint64_t kFsTree = 5;               // the topmost subvolume
-constexpr uint64_t kMaxExtent = 1024 * 1024;  // bytes of a compressed one, either way; btrfs makes 128 KiB
+constexpr uint64_t kFsTree = 5;  // the topmost subvolume
+constexpr uint64_t kMaxExtent =
+    uint64_t{1024} * 1024;  // bytes of a compressed one, either way; btrfs makes 128 KiB
 constexpr uint32_t kTypeMask = 0170000;
 constexpr uint32_t kRegular = 0100000;
 constexpr uint32_t kFolder = 0040000;

@@ -12,7 +12,7 @@ namespace minivmm {
 namespace {
 
 constexpr uint64_t kMaxFolder = 65536 * sizeof(FatEntry);  // section 6: what a folder can hold
-constexpr uint64_t kWindow = 16 * 1024;                    // of the FAT, read at a time
+constexpr uint64_t kWindow = uint64_t{16} * 1024;          // of the FAT, read at a time
 
 #pragma pack(push, 1)
 struct BootSector {  // section 3
