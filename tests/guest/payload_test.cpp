@@ -9,6 +9,8 @@
 #include <sstream>
 #include <thread>
 
+#include "tests/temp_folder.h"
+#include "tests/unit/boot/flatcar_disk.h"
 #include "vmm/core/error.h"
 #include "vmm/core/fd.h"
 #include "vmm/machine/machine.h"
@@ -56,7 +58,7 @@ class Forward final : public SerialBackend {
   Recorder& to_;
 };
 
-class Payload : public testing::Test {
+class Payload : public ::testing::Test {
  protected:
   void SetUp() override {
     if (::access("/dev/kvm", R_OK | W_OK) != 0)
@@ -110,6 +112,31 @@ TEST_F(Payload, IsResetByAcpiKeyboardControllerTripleFaultAndResetVectorWithItsR
   EXPECT_EQ(vm->run().reason, MachineEnd::Reason::powered_off);
   EXPECT_EQ(out_.text(), "01234\n");
   EXPECT_EQ(vm->stats().resets, 4U);
+}
+
+// The slot to be tried has two tries: the first two boots are its, the third is the other's.
+TEST_F(Payload, AFlatcarDiskIsLookedIntoAtEachBoot) {
+  const auto payload = [](const char* name) {
+    std::ostringstream out;
+    out << std::ifstream(std::string(kPayloads) + "/" + name, std::ios::binary).rdbuf();
+    return out.str();
+  };
+  const auto disk = testing::make_flatcar_disk({.b = {.priority = 2, .tries = 2},
+                                                .kernel_a = payload("hello"),
+                                                .kernel_b = payload("reset"),
+                                                .efi_clusters = 4096});
+  const test::TempFolder folder;
+  const std::string path = folder.path() / "flatcar.img";
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(disk.data()), static_cast<std::streamsize>(disk.size()));
+  MachineConfig config = small();
+  config.cmdline.reset();
+  config.virtio.push_back({"blk", path});
+  auto vm = Machine::create(
+      config, log_,
+      {.serial = [this](EventLoop&, Log&) { return std::make_unique<Forward>(out_); }, .notice = {}});
+  EXPECT_EQ(vm->run().reason, MachineEnd::Reason::powered_off);
+  EXPECT_EQ(out_.text(), "01ok\n");
 }
 
 TEST_F(Payload, AResetEndsAMachineThatMayNotReboot) {

@@ -20,7 +20,7 @@ std::string flatcar_kernel(char digit) {
 }
 
 Bytes make_flatcar_disk(const FlatcarSpec& spec) {
-  FatBuilder efi;
+  FatBuilder efi({.clusters = spec.efi_clusters});
   const std::string a = spec.kernel_a.value_or(flatcar_kernel('a'));
   const std::string b = spec.kernel_b.value_or("");
   if (!a.empty()) efi.add("flatcar/vmlinuz-a", a);

@@ -30,6 +30,7 @@ struct FlatcarSpec {
   std::optional<std::string> oem = "set oem_id=\"qemu\"\n";  // nullopt: no file
   std::optional<Bytes> oem_partition = std::nullopt;         // instead of a FAT with that file
   Guid disk = kFreshGuid;
+  uint32_t efi_clusters = 512;  // of 512 bytes
 };
 
 // Not one that runs: some bytes with a hash of 64 `digit`s at 0x40.
