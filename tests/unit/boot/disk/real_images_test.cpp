@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <fstream>
+#include <random>
 #include <sstream>
 
 #include "boot/disk/open_any.h"
@@ -112,6 +113,48 @@ TEST_F(RealImages, FatVolumesAreReadWhole) {
     EXPECT_FALSE((*opened)->file_size("flatcar/first-boot"));
   }
 }
+
+class DamagedImages : public RealImages, public ::testing::WithParamInterface<const char*> {};
+
+// Bytes are changed where the file system keeps its own, which lie within the first MiB of these.
+TEST_P(DamagedImages, AreReadWithoutHarm) {
+  run("mkdir tree && seq 5000 >tree/grub.cfg");
+  run(GetParam());
+  MemoryDisk bytes = disk("image");
+  std::vector<size_t> used;
+  for (size_t i = 0; i < std::min<size_t>(bytes.bytes.size(), 1 << 20); ++i) {
+    if (bytes.bytes[i] != std::byte{0}) used.push_back(i);
+  }
+  std::mt19937 random(1);  // NOLINT(cert-msc32-c,cert-msc51-cpp): the same damage each time
+  unsigned refused = 0;
+  for (int round = 0; round < 1500; ++round) {
+    std::vector<std::pair<size_t, std::byte>> before;
+    for (int change = 0; change < 3; ++change) {
+      const size_t at = used[random() % used.size()];
+      before.emplace_back(at, bytes.bytes[at]);
+      bytes.bytes[at] = static_cast<std::byte>(random());
+    }
+    const auto opened = open_file_system(bytes);
+    const auto got = opened ? (*opened)->read_file("grub.cfg", 1 << 16)
+                            : Result<std::vector<std::byte>>(fail(Errc::corrupt, "not opened"));
+    if (got) {
+      EXPECT_LE(got->size(), 1U << 16);
+    } else {
+      ++refused;
+    }
+    for (size_t i = before.size(); i-- > 0;) bytes.bytes[before[i].first] = before[i].second;
+  }
+  EXPECT_GT(refused, 0U);
+  EXPECT_LT(refused, 1500U);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, DamagedImages,
+    ::testing::Values(
+        "truncate -s 512K image && mke2fs -q -F -t ext2 -b 1024 -N 32 -d tree image",
+        "truncate -s 4M image && mke2fs -q -F -t ext4 -b 4096 -N 64 -d tree image",
+        "truncate -s 128M image && mkfs.btrfs -q --mixed -m single -d single --rootdir tree image",
+        "truncate -s 1M image && mkfs.vfat -F 12 image && mcopy -i image tree/grub.cfg ::/"));
 
 // With Flatcar's numbers, names, types and UUIDs (disk_layout.json), and cgpt's attributes -S1 -P1 on USR-A.
 TEST_F(RealImages, ADiskInFlatcarsLayoutIsUnderstood) {
