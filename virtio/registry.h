@@ -14,11 +14,14 @@
 
 namespace minivmm {
 
+class DiskSet;
+
 struct CreateContext {
   unsigned index = 0;  // of this type in the machine: the state is named "virtio-blk.<index>"
   unsigned cpus = 1;   // for the number of queues where the user does not say
   Log& log;
   TimeSource& time;
+  DiskSet* disks = nullptr;  // what has been opened already; null: nothing has
 };
 
 struct VirtioDeviceType {

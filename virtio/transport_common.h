@@ -68,6 +68,7 @@ class VirtioTransport final : public VirtioSignals {
   // --- The machine's calls, with all vCPUs paused.
 
   void reset();
+  Result<void> close();           // reset(), then VirtioDevice::close()
   void pause();                   // drains every queue and keeps it; idempotent
   void resume();                  // starts them again, and kicks each once
   void save(StateWriter&) const;  // while paused

@@ -89,6 +89,12 @@ void VirtioTransport::reset() {
   reset_locked();
 }
 
+Result<void> VirtioTransport::close() {
+  const std::scoped_lock lock(mutex_);
+  reset_locked();
+  return device_->close();
+}
+
 // 2.4. When this returns no worker is left that could touch guest memory or interrupt, so the status reads 0
 // only then.
 void VirtioTransport::reset_locked() {

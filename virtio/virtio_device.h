@@ -68,6 +68,10 @@ class VirtioDevice : public StateUnit {
 
   // Back to power-on, with every queue stopped.
   virtual void reset() = 0;
+
+  // The machine has ended, and every queue is stopped: what the device keeps for its guest goes to stable
+  // storage. Nothing comes afterwards.
+  virtual Result<void> close() { return {}; }
 };
 
 }  // namespace minivmm

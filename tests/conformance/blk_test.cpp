@@ -274,11 +274,20 @@ TEST_P(Blk, ATailThatIsNoWholeSectorIsLeftAlone) {
   EXPECT_EQ(std::filesystem::file_size(path()), kDiskSectors * kSectorSize + 4);
 }
 
-TEST_P(Blk, ARawDiskIsRawWhateverTheGuestWritesIntoIt) {
+TEST_P(Blk, AGuestCannotTurnADiskThatWasGuessedToBeRawIntoAnother) {
   start();
   set_data(std::string("QFI\xfb\0\0\0\3", 8) + std::string(504, '\1'));  // fact 14
+  EXPECT_EQ(write(0), Status::io_error);
+  EXPECT_EQ(write(1), Status::ok);
+  EXPECT_EQ(read(0), Status::ok);
+  EXPECT_NE(data(4), "QFI\xfb");
+}
+
+TEST_P(Blk, ADiskThatIsSaidToBeRawIsRawWhateverTheGuestWritesIntoIt) {
+  start(",format=raw");
+  set_data(std::string("QFI\xfb\0\0\0\3", 8) + std::string(504, '\1'));
   EXPECT_EQ(write(0), Status::ok);
-  start();
+  start(",format=raw");
   EXPECT_EQ(read(0), Status::ok);
   EXPECT_EQ(data(4), "QFI\xfb");
 }

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "devices/block/disk_set.h"
+#include "devices/block/disk_spec.h"
 #include "json.h"
 #include "vmm/core/spec_string.h"
 #include "vmm/kvm/cpuid.h"
@@ -46,7 +48,68 @@ void print_flatcar(const FlatcarBoot& boot) {
   for (const std::string& warning : boot.warnings) fmt::print("warning  {}\n", warning);
 }
 
-void print_as_json(const MachineConfig& config, const MachinePlan& plan) {
+// What is found of each disk, in the order of the plan.
+struct FoundDisk {
+  std::string device;
+  DiskSpec spec;
+  const OpenedDisk& disk;
+};
+
+std::vector<FoundDisk> find_disks(const MachinePlan& plan, DiskSet& disks) {
+  std::vector<FoundDisk> found;
+  for (const PlannedVirtio& v : plan.virtio) {
+    if (v.config.type != "blk") continue;
+    found.push_back({fmt::format("virtio-blk.{}", v.index), parse_disk_spec(v.config.spec),
+                     disks.open(v.index, v.config.spec)});
+  }
+  return found;
+}
+
+// An overlay that a run would make, and this does not.
+std::string overlay_to_come(const FoundDisk& found) {
+  if (found.spec.temporary_overlay) return "temp";
+  return found.disk.chain.front().path == found.spec.overlay ? "" : found.spec.overlay;
+}
+
+json::array disks_as_json(const std::vector<FoundDisk>& disks) {
+  json::array out;
+  for (const FoundDisk& found : disks) {
+    json::array chain;
+    for (const DiskLayer& layer : found.disk.chain) {
+      json::object file{{"path", layer.path},
+                        {"format", layer.format},
+                        {"guessed", layer.format_guessed},
+                        {"bytes", layer.capacity}};
+      if (!layer.data_file.empty()) file["data_file"] = layer.data_file;
+      chain.push_back(std::move(file));
+    }
+    json::object disk{{"device", found.device},
+                      {"bytes", found.disk.backend->capacity()},
+                      {"read_only", found.spec.read_only},
+                      {"chain", std::move(chain)}};
+    if (const std::string overlay = overlay_to_come(found); !overlay.empty()) disk["overlay"] = overlay;
+    out.push_back(std::move(disk));
+  }
+  return out;
+}
+
+void print_disks(const std::vector<FoundDisk>& disks) {
+  for (const FoundDisk& found : disks) {
+    std::string files;
+    if (const std::string overlay = overlay_to_come(found); !overlay.empty()) {
+      files = fmt::format("overlay {} on ", overlay);
+    }
+    for (const DiskLayer& layer : found.disk.chain) {
+      files += fmt::format("{}{} ({})", &layer == &found.disk.chain.front() ? "" : " on ", layer.path,
+                           layer.format_guessed ? "guessed " + layer.format : layer.format);
+    }
+    fmt::print("disk     {:<15} {}{}, {}\n", found.device, format_size(found.disk.backend->capacity()),
+               found.spec.read_only ? ", read-only" : "", files);
+  }
+}
+
+void print_as_json(const MachineConfig& config, const MachinePlan& plan,
+                   const std::vector<FoundDisk>& disks) {
   json::array memory;
   for (const E820Entry& e : plan.e820) {
     memory.push_back(json::object{{"base", hex(e.base)}, {"size", hex(e.size)}, {"type", e820_name(e.type)}});
@@ -88,6 +151,7 @@ void print_as_json(const MachineConfig& config, const MachinePlan& plan) {
                           {"memory_bytes", config.memory},
                           {"memory_map", std::move(memory)},
                           {"devices", std::move(devices)},
+                          {"disks", disks_as_json(disks)},
                           {"fw_cfg", std::move(files)}});
 }
 
@@ -119,11 +183,15 @@ void print_as_text(const MachineConfig& config, const MachinePlan& plan) {
 }  // namespace
 
 int dry_run(const MachineConfig& config, bool as_json) {
-  const MachinePlan plan = plan_machine(config, host_physical_address_bits());
+  Log log(LogLevel::warn, [](LogLevel, std::string_view line) { fmt::print(stderr, "minivmm: {}\n", line); });
+  DiskSet disks(DiskSet::Purpose::inspect, log);
+  const MachinePlan plan = plan_machine(config, host_physical_address_bits(), disks);
+  const std::vector<FoundDisk> found = find_disks(plan, disks);
   if (as_json) {
-    print_as_json(config, plan);
+    print_as_json(config, plan, found);
   } else {
     print_as_text(config, plan);
+    print_disks(found);
   }
   return 0;
 }

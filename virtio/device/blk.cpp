@@ -4,14 +4,13 @@
 
 #include <algorithm>
 #include <bit>
-#include <charconv>
 #include <cstring>
 #include <fstream>
 #include <utility>
 
-#include "devices/block/raw.h"
+#include "devices/block/disk_set.h"
+#include "devices/block/disk_spec.h"
 #include "virtio/device/blk_queue.h"
-#include "vmm/core/spec_string.h"
 #include "vmm/core/state.h"
 
 namespace minivmm {
@@ -46,19 +45,12 @@ struct [[gnu::packed]] Config {
   uint8_t unused1[3];
 };
 static_assert(sizeof(Config) == 60);
+static_assert(kMaxDiskQueues == VirtioBlk::kMaxQueues && kMaxDiskSerial == blk::kIdBytes);
 
 enum Field : uint16_t { kCapacity = 1, kQueues = 2, kReadOnly = 3, kSerial = 4 };
 
-uint16_t parse_queues(const std::optional<std::string>& text, unsigned cpus) {
-  if (!text) return static_cast<uint16_t>(std::clamp(cpus, 1U, kDefaultMaxQueues));
-  uint16_t queues = 0;
-  const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), queues);
-  if (error != std::errc{} || end != text->data() + text->size() || queues == 0 ||
-      queues > VirtioBlk::kMaxQueues) {
-    throw ConfigError(
-        fmt::format("--disk queues={}: give a number from 1 to {}", *text, VirtioBlk::kMaxQueues));
-  }
-  return queues;
+uint16_t default_queues(unsigned cpus) {
+  return static_cast<uint16_t>(std::clamp(cpus, 1U, kDefaultMaxQueues));
 }
 
 }  // namespace
@@ -73,12 +65,16 @@ VirtioBlk::VirtioBlk(std::unique_ptr<BlockBackend> disk, Options options)
 
 VirtioBlk::~VirtioBlk() {
   for (auto& queue : queues_) queue.reset();
-  if (disk_->read_only()) return;
+  static_cast<void>(close());  // what was not flushed was not promised; nobody is left to be told
+}
+
+Result<void> VirtioBlk::close() {
+  if (disk_->read_only() || std::exchange(closed_, true)) return {};
   try {
     const auto engine = IoEngine::create();
-    // What was not flushed was not promised; a failure has no one left to be told.
-    static_cast<void>(engine->run(disk_->close(*engine)));
-  } catch (const HostError&) {  // no descriptor left
+    return engine->run(disk_->close(*engine));
+  } catch (const HostError&) {
+    return fail(Errc::io, "the host has no more descriptors to close the disk with");
   }
 }
 
@@ -87,9 +83,9 @@ uint64_t VirtioBlk::offered() const {
   uint64_t features = feature_bit(blk::kFeatureSegMax) | feature_bit(blk::kFeatureBlkSize) |
                       feature_bit(blk::kFeatureFlush) | feature_bit(blk::kFeatureTopology) |
                       feature_bit(blk::kFeatureMq);
-  features |= disk_->read_only() ? feature_bit(blk::kFeatureReadOnly)
-                                 : feature_bit(blk::kFeatureDiscard) | feature_bit(blk::kFeatureWriteZeroes);
-  return features;
+  if (disk_->read_only()) return features | feature_bit(blk::kFeatureReadOnly);
+  if (options_.discard) features |= feature_bit(blk::kFeatureDiscard);
+  return features | feature_bit(blk::kFeatureWriteZeroes);
 }
 
 VirtioTraits VirtioBlk::traits() const {
@@ -118,7 +114,7 @@ void VirtioBlk::read_config(uint32_t offset, std::span<std::byte> out) const {
   config.discard_sector_alignment = geometry.physical_block / kSectorSize;
   config.max_write_zeroes_sectors = blk::kMaxRangeSectors;
   config.max_write_zeroes_seg = 1;
-  config.write_zeroes_may_unmap = 1;
+  config.write_zeroes_may_unmap = options_.discard ? 1 : 0;
   std::memcpy(out.data(), reinterpret_cast<const std::byte*>(&config) + offset, out.size());
 }
 
@@ -177,25 +173,14 @@ Result<void> VirtioBlk::load(StateReader& in) {
 }
 
 std::unique_ptr<VirtioDevice> create_virtio_blk(std::string_view spec, const CreateContext& context) {
-  const SpecString parsed("--disk", spec, {"readonly", "serial", "format", "queues"});
-  if (parsed.head().empty()) throw ConfigError(fmt::format("--disk {}: name the disk image first", spec));
-  // The format is never guessed from the contents, which a guest can write.
-  parsed.get_choice("format", {"raw"}, "raw");
+  const DiskSpec parsed = parse_disk_spec(spec);
   VirtioBlk::Options options{.index = context.index,
-                             .serial = parsed.get("serial").value_or(fmt::format("disk{}", context.index)),
-                             .queues = parse_queues(parsed.get("queues"), context.cpus)};
-  if (options.serial.size() > blk::kIdBytes) {
-    throw ConfigError(fmt::format("--disk serial={}: longer than {} bytes", options.serial, blk::kIdBytes));
-  }
-  auto disk =
-      RawImage::open(parsed.head(), BlockFileOptions{.read_only = parsed.get_switch("readonly", false)});
-  if (disk->ignored_bytes() != 0) {
-    context.log.write(LogLevel::warn,
-                      fmt::format("{}: the last {} bytes are no whole sector; the guest does not "
-                                  "see them",
-                                  parsed.head(), disk->ignored_bytes()));
-  }
-  return std::make_unique<VirtioBlk>(std::move(disk), std::move(options));
+                             .serial = parsed.serial.value_or(fmt::format("disk{}", context.index)),
+                             .queues = parsed.queues.value_or(default_queues(context.cpus)),
+                             .discard = parsed.discard};
+  DiskSet own(DiskSet::Purpose::run, context.log);
+  OpenedDisk disk = (context.disks == nullptr ? own : *context.disks).take(context.index, spec);
+  return std::make_unique<VirtioBlk>(std::move(disk.backend), std::move(options));
 }
 
 std::string example_virtio_blk_spec(const std::filesystem::path& folder) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "devices/block/block_backend.h"
+#include "devices/block/disk_spec.h"
 #include "virtio/registry.h"
 #include "virtio/virtio_device.h"
 
@@ -20,6 +21,7 @@ class VirtioBlk final : public VirtioDevice {
     unsigned index = 0;
     std::string serial;   // at most 20 bytes of ASCII; what get-id answers
     uint16_t queues = 1;  // 1 to kMaxQueues
+    bool discard = true;  // offered to the guest
   };
   static constexpr uint16_t kMaxQueues = 64;
 
@@ -35,6 +37,7 @@ class VirtioBlk final : public VirtioDevice {
   Result<void> start_queue(uint16_t index, Virtqueue&&, QueueContext) override;
   std::optional<Virtqueue> stop_queue(uint16_t index) override;
   void reset() override;
+  Result<void> close() override;
 
   // The disk's shape, which a restored machine must find again; the driver was told it and keeps it.
   std::string_view state_name() const override { return name_; }
@@ -48,6 +51,7 @@ class VirtioBlk final : public VirtioDevice {
   Options options_;
   std::string name_;
   uint64_t acked_ = 0;
+  bool closed_ = false;
   std::vector<std::unique_ptr<BlkQueue>> queues_;  // null: not running
 };
 
@@ -57,8 +61,8 @@ std::string example_virtio_blk_spec(const std::filesystem::path& folder);
 inline constexpr VirtioDeviceType kVirtioBlkType{
     .name = "blk",
     .option = "--disk",
-    .metavar = "PATH[,readonly=on][,serial=S][,format=raw][,queues=N]",
-    .help = "a disk, whose contents are a raw image file or a block device",
+    .metavar = kDiskSpecMetavar,
+    .help = kDiskSpecHelp,
     .repeatable = true,
     .default_spec = "",
     .create = create_virtio_blk,

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "boot/flatcar.h"
+#include "devices/block/disk_bytes.h"
 #include "vmm/core/byte_source.h"
 #include "vmm/core/log.h"
 #include "vmm/machine/config.h"
-#include "vmm/machine/root_disk.h"
 
 namespace minivmm {
 

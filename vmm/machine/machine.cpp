@@ -10,6 +10,7 @@
 
 #include "boot/acpi/tables.h"
 #include "boot/kernel_image.h"
+#include "devices/block/disk_set.h"
 #include "vmm/core/bus.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/kvm.h"
@@ -59,6 +60,7 @@ class KvmMachine final : public Machine, public VcpuEvents {
   const MachineHooks hooks_;
   Kvm kvm_;
   CpuidTable cpuid_;
+  std::optional<DiskSet> disks_;  // while the machine is being built
   MachinePlan plan_;
   std::optional<KernelImage> kernel_;  // none: each boot reads the one on the first disk
   std::shared_ptr<const Initrd> initrd_;
@@ -85,7 +87,8 @@ KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
       log_(log),
       hooks_(std::move(hooks)),
       cpuid_(kvm_, config_.cpu, config_.cpus),
-      plan_(plan_machine(config_, cpuid_.physical_address_bits())),
+      disks_(std::in_place, DiskSet::Purpose::run, log_),
+      plan_(plan_machine(config_, cpuid_.physical_address_bits(), *disks_)),
       initrd_(config_.initrd.empty() ? nullptr : std::make_shared<const Initrd>(config_.initrd)),
       memory_(plan_.ram, config_.memory_options),
       vm_(kvm_, memory_, {.identity_map = address_map::kKvmIdentityMap, .tss = address_map::kKvmTss}),
@@ -101,7 +104,8 @@ KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
                       .on_power_off = [this] { end({MachineEnd::Reason::powered_off, ""}); },
                       .on_reset = [this] { reset(); }},
       make_fw_cfg(config_, memory_, log_));
-  virtio_ = make_virtio_bus({vm_, memory_, pio_, mmio_, loop_, log_}, config_, plan_);
+  virtio_ = make_virtio_bus({vm_, memory_, pio_, mmio_, loop_, log_, *disks_}, config_, plan_);
+  disks_.reset();
   for (uint32_t index = 0; index < config_.cpus; ++index) {
     vcpus_.push_back(std::make_unique<Vcpu>(vm_, index, cpuid_, pio_, mmio_, *this));
   }
@@ -156,10 +160,15 @@ MachineEnd KvmMachine::run() {
   const std::scoped_lock life_lock(life_mutex_);
   park_all();
   for (const auto& vcpu : vcpus_) vcpu->stop();
-  virtio_->reset();  // drains the queues: what the guest has handed over is on the disk
+  const std::string unsaved = virtio_->close();  // what the guest has handed over is on the disk
   serial_->flush();
   const std::scoped_lock lock(end_mutex_);
-  return end_.value_or(MachineEnd{});
+  MachineEnd end = end_.value_or(MachineEnd{});
+  if (!unsaved.empty()) {
+    end.message += fmt::format("{}a disk could not be closed: {}", end.message.empty() ? "" : "; ", unsaved);
+    end.reason = MachineEnd::Reason::failed;
+  }
+  return end;
 }
 
 void KvmMachine::end(MachineEnd how) {

@@ -7,11 +7,11 @@
 #include <utility>
 
 #include "devices/acpi_pm.h"
+#include "devices/block/disk_set.h"
 #include "vmm/core/error.h"
 #include "vmm/core/spec_string.h"
 #include "vmm/machine/boot_choice.h"
 #include "vmm/machine/fw_cfg_config.h"
-#include "vmm/machine/root_disk.h"
 
 namespace minivmm {
 
@@ -90,10 +90,13 @@ void plan_virtio(MachinePlan& plan, const MachineConfig& config) {
   }
 }
 
-void plan_boot(MachinePlan& plan, const MachineConfig& config) {
-  const RootDisk disk = asks_disk(config) ? open_root_disk(config) : RootDisk{};
+void plan_boot(MachinePlan& plan, const MachineConfig& config, DiskSet& disks) {
+  const auto first =
+      std::ranges::find(plan.virtio, "blk", [](const PlannedVirtio& v) { return v.config.type; });
   std::optional<DiskBytes> bytes;
-  if (disk.backend) bytes.emplace(*disk.backend);
+  if (asks_disk(config) && first != plan.virtio.end()) {
+    bytes.emplace(*disks.open(first->index, first->config.spec).backend);
+  }
   BootChoice choice = choose_boot(config, bytes ? &*bytes : nullptr);
   plan.cmdline = std::move(choice.cmdline);
   plan.flatcar = std::move(choice.flatcar);
@@ -102,6 +105,12 @@ void plan_boot(MachinePlan& plan, const MachineConfig& config) {
 }  // namespace
 
 MachinePlan plan_machine(const MachineConfig& config, unsigned physical_address_bits) {
+  Log quiet;
+  DiskSet disks(DiskSet::Purpose::inspect, quiet);
+  return plan_machine(config, physical_address_bits, disks);
+}
+
+MachinePlan plan_machine(const MachineConfig& config, unsigned physical_address_bits, DiskSet& disks) {
   check_config(config);
   MachinePlan plan;
   plan_memory(plan, config, physical_address_bits);
@@ -109,7 +118,7 @@ MachinePlan plan_machine(const MachineConfig& config, unsigned physical_address_
   plan.e820 = build_e820(plan.ram, std::span(&ecam, config.transport == Transport::pci ? 1 : 0));
   plan_platform(plan, config);
   plan_virtio(plan, config);
-  plan_boot(plan, config);
+  plan_boot(plan, config, disks);
   return plan;
 }
 

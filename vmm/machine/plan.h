@@ -15,6 +15,8 @@
 
 namespace minivmm {
 
+class DiskSet;
+
 struct PlannedDevice {
   std::string name;  // "serial0", "virtio-blk.0"
   enum class Space : uint8_t { port, mmio, pci } space;
@@ -42,7 +44,9 @@ struct MachinePlan {
 };
 
 // `physical_address_bits` is the guest CPU's. Looks into the first disk if the kernel is on it or the command
-// line has to be made up. Throws ConfigError or HostError.
+// line has to be made up; it stays open in `disks` for its device. Throws ConfigError or HostError.
+MachinePlan plan_machine(const MachineConfig&, unsigned physical_address_bits, DiskSet& disks);
+// The plan alone: disks are only looked at.
 MachinePlan plan_machine(const MachineConfig&, unsigned physical_address_bits);
 
 // The ACPI view of the same plan.

@@ -24,8 +24,18 @@ std::unique_ptr<VirtioDevice> create_device(const VirtioBus::Host& host, const M
   const auto type = std::ranges::find(types, planned.config.type, &VirtioDeviceType::name);
   if (type == types.end())
     throw ConfigError(fmt::format("there is no virtio device type '{}'", planned.config.type));
-  return type->create(planned.config.spec,
-                      {.index = planned.index, .cpus = config.cpus, .log = host.log, .time = host.time});
+  return type->create(planned.config.spec, {.index = planned.index,
+                                            .cpus = config.cpus,
+                                            .log = host.log,
+                                            .time = host.time,
+                                            .disks = &host.disks});
+}
+
+void close_device(VirtioTransport& transport, std::string& failures) {
+  if (const auto closed = transport.close(); !closed) {
+    failures += fmt::format("{}{}: {}", failures.empty() ? "" : "; ", transport.device().state_name(),
+                            closed.error().what);
+  }
 }
 
 class PciTransport final : public VirtioBus {
@@ -55,6 +65,11 @@ class PciTransport final : public VirtioBus {
   }
 
   void reset() override { bus_.reset(); }
+  std::string close() override {
+    std::string failures;
+    for (const auto& function : functions_) close_device(function->transport(), failures);
+    return failures;
+  }
   std::span<IoDevice* const> devices() const override { return devices_; }
 
  private:
@@ -96,6 +111,11 @@ class MmioTransport final : public VirtioBus {
 
   void reset() override {
     for (const auto& transport : transports_) transport->reset();
+  }
+  std::string close() override {
+    std::string failures;
+    for (const auto& transport : transports_) close_device(transport->transport(), failures);
+    return failures;
   }
   std::span<IoDevice* const> devices() const override { return devices_; }
 

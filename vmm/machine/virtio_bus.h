@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <span>
+#include <string>
 
 #include "vmm/core/bus.h"
 #include "vmm/core/event_loop.h"
@@ -12,6 +13,7 @@
 namespace minivmm {
 
 class BlockBackend;
+class DiskSet;
 class VirtioDevice;
 class Vm;
 
@@ -24,11 +26,15 @@ class VirtioBus {
     Bus& mmio;
     TimeSource& time;
     Log& log;
+    DiskSet& disks;
   };
   virtual ~VirtioBus() = default;  // stops every queue
 
   // Back to power-on; queues are stopped and drained. With all vCPUs parked.
   virtual void reset() = 0;
+  // The end: queues are stopped and drained, and what the devices keep is on stable storage. What failed, in
+  // one line; empty: nothing.
+  virtual std::string close() = 0;
   virtual std::span<IoDevice* const> devices() const = 0;  // for statistics
 
   // The first block device's disk, which its queues use too; null where there is none.

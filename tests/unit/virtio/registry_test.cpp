@@ -75,7 +75,7 @@ TEST_F(Registry, ADiskHasAQueueForEachCpuUnlessTold) {
 TEST_F(Registry, DiskSpecsThatMakeNoSenseAreConfigErrors) {
   const std::string path = image();
   for (const std::string& spec : {std::string(), std::string("readonly=on"), path + ",queues=0",
-                                  path + ",queues=65", path + ",queues=2x", path + ",format=qcow2",
+                                  path + ",queues=65", path + ",queues=2x", path + ",format=qed",
                                   path + ",serial=123456789012345678901", path + ",colour=red"}) {
     EXPECT_THROW(create_virtio_blk(spec, context()), ConfigError) << spec;
   }

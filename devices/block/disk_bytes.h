@@ -1,13 +1,11 @@
-// The machine's first disk, for those who look into it before its guest runs.
+// A disk's bytes for those who look into it before its guest runs.
 #pragma once
 
 #include <memory>
-#include <string>
 
 #include "devices/block/block_backend.h"
 #include "vmm/core/byte_sink.h"
 #include "vmm/core/byte_source.h"
-#include "vmm/machine/config.h"
 
 namespace minivmm {
 
@@ -29,14 +27,5 @@ class DiskBytes final : public ByteSource, public ByteSink {
   BlockBackend& disk_;
   std::unique_ptr<IoEngine> engine_;
 };
-
-struct RootDisk {
-  std::string name;  // what the user called it
-  std::unique_ptr<BlockBackend> backend;
-};
-
-// Opens the first virtio-blk disk to look at it. Empty where the machine has none. Throws HostError when it
-// cannot be opened.
-RootDisk open_root_disk(const MachineConfig&);
 
 }  // namespace minivmm

@@ -1,11 +1,8 @@
-#include "vmm/machine/root_disk.h"
+#include "devices/block/disk_bytes.h"
 
 #include <algorithm>
 #include <cstring>
 #include <vector>
-
-#include "devices/block/raw.h"
-#include "vmm/core/spec_string.h"
 
 namespace minivmm {
 
@@ -55,14 +52,6 @@ Result<void> DiskBytes::write(uint64_t offset, std::span<const std::byte> bytes)
 
 Result<void> DiskBytes::flush() {
   return run_now({.op = BlockOp::flush});
-}
-
-RootDisk open_root_disk(const MachineConfig& config) {
-  const auto disk = std::ranges::find(config.virtio, "blk", &VirtioConfig::type);
-  if (disk == config.virtio.end()) return {};
-  std::string name = spec_head(disk->spec);
-  auto backend = RawImage::open(name, BlockFileOptions{.read_only = true});
-  return {std::move(name), std::move(backend)};
 }
 
 }  // namespace minivmm
