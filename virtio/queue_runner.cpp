@@ -6,9 +6,8 @@ namespace minivmm {
 
 Result<std::unique_ptr<QueueRunner>> QueueRunner::start(const std::string& thread_name, Virtqueue&& queue,
                                                         QueueContext context, std::span<const int> extra,
-                                                        Drain drain, Settle settle) {
-  std::unique_ptr<QueueRunner> runner(
-      new QueueRunner(std::move(queue), context, std::move(drain), std::move(settle)));
+                                                        Hooks hooks) {
+  std::unique_ptr<QueueRunner> runner(new QueueRunner(std::move(queue), context, std::move(hooks)));
   auto worker = QueueWorker::start(
       thread_name, context.kick, extra,
       [r = runner.get()](unsigned which, const StopFlag& stop) { r->work(which, stop); },
@@ -25,9 +24,10 @@ Virtqueue QueueRunner::stop() {
 
 void QueueRunner::work(unsigned which, const StopFlag& stop) {
   if (broken_) return;
+  poll_window_.woken();
   do {
     queue_.disable_kicks();
-    const auto drained = drain_(queue_, which, stop);
+    const auto drained = hooks_.drain(queue_, which, stop);
     publish();
     if (!drained) {
       broken_ = true;
@@ -35,12 +35,22 @@ void QueueRunner::work(unsigned which, const StopFlag& stop) {
       context_.signals.needs_reset();
       return;
     }
-  } while (!stop.requested() && queue_.enable_kicks());
+  } while (!stop.requested() && (work_comes(stop) || queue_.enable_kicks()));
+}
+
+bool QueueRunner::work_is_there() const {
+  return queue_.available() || (hooks_.ready && hooks_.ready());
+}
+
+// Before sleeping, with kicks still switched off: neither the guest's kick nor our wake-up is to be paid for
+// what comes within the window.
+bool QueueRunner::work_comes(const StopFlag& stop) {
+  return poll_window_.wait([&] { return work_is_there() || stop.requested(); }) && !stop.requested();
 }
 
 void QueueRunner::settle(const StopFlag& stop) {
-  if (!settle_) return;
-  settle_(queue_, stop);
+  if (!hooks_.settle) return;
+  hooks_.settle(queue_, stop);
   publish();
 }
 

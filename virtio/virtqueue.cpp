@@ -142,6 +142,11 @@ bool Virtqueue::take_head(uint16_t& head) {
   return true;
 }
 
+bool Virtqueue::available() const {
+  return broken_ == nullptr &&
+         (next_avail_ != seen_avail_ || avail_idx_acquire() != next_avail_ || !given_back_.empty());
+}
+
 std::unique_ptr<Chain::Buffers> Virtqueue::fresh_buffers() {
   if (pool_.empty()) return std::make_unique<Chain::Buffers>();
   auto buffers = std::move(pool_.back());

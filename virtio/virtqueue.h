@@ -64,6 +64,9 @@ class Virtqueue {
   // queue is broken for good, and the device needs a reset (2.1.2).
   Result<std::optional<Chain>> pop();
 
+  // Whether pop() has something to give: a look at the ring, and no promise.
+  bool available() const;
+
   // Puts the chain into the used ring; `written` is the bytes of its writable part that are new, from its
   // start. The guest sees it at the next publish().
   void complete(Chain&& chain, uint32_t written);

@@ -72,9 +72,13 @@ class BlockFile {
                                  const StopFlag* stop);
   Task<Result<void>> write_direct(IoEngine&, uint64_t offset, std::span<const iovec> pieces,
                                   const StopFlag* stop);
+  Task<Result<void>> write_some(IoEngine&, uint64_t offset, std::span<const iovec> pieces,
+                                const StopFlag* stop);
   Task<Result<void>> bounce(IoEngine&, Direction, uint64_t offset, std::span<const iovec> pieces,
                             const StopFlag* stop);
   Task<Result<void>> fill_with_zeroes(IoEngine&, uint64_t offset, uint64_t length);
+  int64_t write_now(uint64_t offset, std::span<const iovec> pieces);
+  bool worth_doing_now(uint64_t bytes) const;
   bool aligned(uint64_t offset, std::span<const iovec> pieces) const;
   RangeLock::Held claim(IoEngine&, uint64_t offset, uint64_t length, RangeLock::Mode);
   RangeLock::Held claim_alone(IoEngine&, uint64_t offset, uint64_t length);
@@ -89,7 +93,8 @@ class BlockFile {
   uint32_t alignment_ = 1;
   uint32_t memory_alignment_ = 1;
   std::atomic<bool> sync_failed_{false};
-  RangeLock writes_;  // past the page cache
+  std::atomic<int64_t> not_now_until_{0};  // ns of the steady clock: a write made its thread wait lately
+  RangeLock writes_;                       // past the page cache
 };
 
 }  // namespace minivmm

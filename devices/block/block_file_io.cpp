@@ -1,10 +1,12 @@
 // BlockFile's transfers.
 #include <linux/falloc.h>
 #include <stdlib.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <memory>
 
@@ -16,6 +18,13 @@ namespace minivmm {
 namespace {
 
 constexpr uint64_t kBounceBytes = uint64_t{1} << 20;
+constexpr uint64_t kNowBytes = uint64_t{64} << 10;  // of a write that is done at once
+constexpr int64_t kLongNs = 2'000'000;              // a write that made us wait
+constexpr int64_t kNotNowNs = 50'000'000;           // then none is done at once for so long
+
+int64_t now_ns() {
+  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+}
 
 Result<void> failed(int64_t error) {
   switch (-error) {
@@ -110,7 +119,13 @@ Task<Result<void>> BlockFile::write_plain(IoEngine& engine, uint64_t offset, std
   TransferCursor cursor(pieces);
   while (cursor.left() > 0) {
     if (given_up(stop)) co_return fail(Errc::closed, "stopped");
-    const int64_t moved = co_await engine.write(fd_.get(), offset + cursor.done(), cursor.next());
+    const auto now = cursor.next();
+    int64_t moved = 0;
+    if (worth_doing_now(cursor.left())) {
+      moved = write_now(offset + cursor.done(), now);
+    } else {
+      moved = co_await engine.write(fd_.get(), offset + cursor.done(), now);
+    }
     if (try_again(moved)) continue;
     if (moved < 0) co_return failed(moved);
     if (moved == 0) co_return fail(Errc::io, "the disk image takes no more");
@@ -120,6 +135,24 @@ Task<Result<void>> BlockFile::write_plain(IoEngine& engine, uint64_t offset, std
   co_return Result<void>{};
 }
 
+// io_uring(7) hands a buffered write to a kernel thread on most file systems, one after the other for each
+// file: more dear than to copy a little into the page cache, and no more parallel. Not for a while after that
+// made us wait (for a block to be read, for dirty pages to be written), because reads wait behind us.
+bool BlockFile::worth_doing_now(uint64_t bytes) const {
+  return options_.cache != CacheMode::none && bytes <= kNowBytes &&
+         now_ns() >= not_now_until_.load(std::memory_order_relaxed);
+}
+
+int64_t BlockFile::write_now(uint64_t offset, std::span<const iovec> pieces) {
+  const int64_t before = now_ns();
+  const ssize_t moved =
+      ::pwritev(fd_.get(), pieces.data(), static_cast<int>(pieces.size()), static_cast<off_t>(offset));
+  const int64_t result = moved < 0 ? -errno : moved;
+  const int64_t after = now_ns();
+  if (after - before > kLongNs) not_now_until_.store(after + kNotNowNs, std::memory_order_relaxed);
+  return result;
+}
+
 Task<Result<void>> BlockFile::write_direct(IoEngine& engine, uint64_t offset, std::span<const iovec> pieces,
                                            const StopFlag* stop) {
   // Two unaligned writes to one block would each write back what the other has just replaced.
@@ -127,10 +160,13 @@ Task<Result<void>> BlockFile::write_direct(IoEngine& engine, uint64_t offset, st
   auto held =
       claim(engine, offset, total(pieces), alone ? RangeLock::Mode::exclusive : RangeLock::Mode::shared);
   co_await held;
-  // Never as co_await's own conditional operand: g++ 12 destroys the task twice.
-  auto transfer = alone ? bounce(engine, Direction::write, offset, pieces, stop)
-                        : write_plain(engine, offset, pieces, stop);
-  co_return co_await std::move(transfer);
+  co_return co_await write_some(engine, offset, pieces, stop);
+}
+
+Task<Result<void>> BlockFile::write_some(IoEngine& engine, uint64_t offset, std::span<const iovec> pieces,
+                                         const StopFlag* stop) {
+  return aligned(offset, pieces) ? write_plain(engine, offset, pieces, stop)
+                                 : bounce(engine, Direction::write, offset, pieces, stop);
 }
 
 Task<Result<void>> BlockFile::bounce(IoEngine& engine, Direction direction, uint64_t offset,
@@ -203,9 +239,7 @@ Task<Result<void>> BlockFile::fill_with_zeroes(IoEngine& engine, uint64_t offset
       bytes += piece;
     }
     const auto now = std::span<const iovec>(pieces).first(count);
-    auto transfer = aligned(offset, now) ? write_plain(engine, offset, now, nullptr)
-                                         : bounce(engine, Direction::write, offset, now, nullptr);
-    auto written = co_await std::move(transfer);
+    auto written = co_await write_some(engine, offset, now, nullptr);
     if (!written) co_return written;
     offset += bytes;
     length -= bytes;

@@ -24,8 +24,8 @@ struct IoOperation {
   enum class Kind : uint8_t { read, write, datasync, allocate };
   Kind kind = Kind::read;
   int fd = -1;
-  int mode = 0;  // allocate: fallocate(2)'s
-  uint64_t offset = 0;
+  int mode = 0;                     // allocate: fallocate(2)'s
+  uint64_t offset = 0;              // all ones: where the file is at (pipes)
   uint64_t length = 0;              // allocate; read and write: the sum of the pieces
   std::span<const iovec> pieces{};  // read, write: at most IOV_MAX
   // `result`: bytes moved (perhaps fewer than asked for), 0, or -errno. May start other operations.
@@ -55,11 +55,14 @@ class IoEngine {
   // requests costs one system call. `done` is never called from within start().
   virtual void start(IoOperation&) = 0;
   virtual void flush() = 0;
-  // Calls `done` of what has ended and runs what was posted; how many of both.
+  // Calls `done` of what has ended and runs what was posted; how many of both. Cheap when there is nothing.
   virtual unsigned poll() = 0;
-  // Blocks until poll() has something to do.
+  // Whether poll() has something to do. No system call.
+  virtual bool ready() const = 0;
+  // Blocks until poll() has something to do; perhaps not as long as that.
   virtual void wait() = 0;
-  // Readable (poll(2), level-triggered) when poll() has something to do.
+  // An eventfd that is signalled whenever poll() has something to do anew, and now and then for nothing. To
+  // be watched edge-triggered (EPOLLET): only wait() reads it.
   virtual int fd() const = 0;
   // Any thread. `posted.run` is called by the next poll() on the engine's thread.
   virtual void post(IoPosted& posted) = 0;

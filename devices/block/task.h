@@ -1,6 +1,9 @@
 // Coroutines for block I/O. A Task<T> is a piece of work that may wait for I/O: it starts when it is awaited
 // (or spawned), runs on the thread of the IoEngine it does its I/O with, and is awaited exactly once, or
 // never started. Nothing in a task throws: errors are Results.
+//
+// g++ 12 destroys the task of `co_await (condition ? f() : g())` twice: put the choice into a function that
+// returns the task.
 #pragma once
 
 #include <coroutine>

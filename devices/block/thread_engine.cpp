@@ -19,8 +19,8 @@ int64_t call(const IoOperation& op) {
   const auto offset = static_cast<off_t>(op.offset);
   const auto count = static_cast<int>(op.pieces.size());
   switch (op.kind) {
-    case IoOperation::Kind::read: return ::preadv(op.fd, op.pieces.data(), count, offset);
-    case IoOperation::Kind::write: return ::pwritev(op.fd, op.pieces.data(), count, offset);
+    case IoOperation::Kind::read: return ::preadv2(op.fd, op.pieces.data(), count, offset, 0);
+    case IoOperation::Kind::write: return ::pwritev2(op.fd, op.pieces.data(), count, offset, 0);
     case IoOperation::Kind::datasync: return ::fdatasync(op.fd);
     case IoOperation::Kind::allocate:
       return ::fallocate(op.fd, op.mode, offset, static_cast<off_t>(op.length));
@@ -53,8 +53,20 @@ ThreadEngine::~ThreadEngine() {
 
 void ThreadEngine::start(IoOperation& op) {
   ++in_flight_;
+  if (read_at_once(op)) return;
   ++started_count_;
   started_.push(op);
+}
+
+// What the page cache has is not worth a thread.
+bool ThreadEngine::read_at_once(IoOperation& op) {
+  if (op.kind != IoOperation::Kind::read) return false;
+  const ssize_t moved = ::preadv2(op.fd, op.pieces.data(), static_cast<int>(op.pieces.size()),
+                                  static_cast<off_t>(op.offset), RWF_NOWAIT);
+  if (moved < 0) return false;  // EAGAIN, or no such thing here: a thread finds out
+  const std::scoped_lock lock(mutex_);
+  end(op, moved);
+  return true;
 }
 
 void ThreadEngine::flush() {
@@ -110,16 +122,16 @@ void ThreadEngine::end(IoOperation& op, int64_t result) {
 }
 
 void ThreadEngine::signal_ready() {
-  if (!std::exchange(signalled_, true)) ready_.signal();
+  if (!has_ended_.exchange(true, std::memory_order_release)) ready_.signal();
 }
 
 unsigned ThreadEngine::poll() {
   flush();
+  if (!ready()) return 0;
   IoList<IoPosted> posted;
   {
     const std::scoped_lock lock(mutex_);
-    if (signalled_) ready_.consume();
-    signalled_ = false;
+    has_ended_.store(false, std::memory_order_relaxed);
     batch_.swap(ended_);
     posted = posted_.take();
   }
@@ -140,9 +152,10 @@ unsigned ThreadEngine::poll() {
 
 void ThreadEngine::wait() {
   flush();
-  pollfd ready{ready_.fd(), POLLIN, 0};
-  while (::poll(&ready, 1, -1) < 0 && errno == EINTR) {
+  pollfd signalled{ready_.fd(), POLLIN, 0};
+  while (!ready() && ::poll(&signalled, 1, -1) < 0 && errno == EINTR) {
   }
+  ready_.consume();  // before the caller looks: what comes later is signalled anew
 }
 
 void ThreadEngine::post(IoPosted& posted) {

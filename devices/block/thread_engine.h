@@ -2,6 +2,7 @@
 // it.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -24,6 +25,7 @@ class ThreadEngine final : public IoEngine {
   void start(IoOperation&) override;
   void flush() override;
   unsigned poll() override;
+  bool ready() const override { return has_ended_.load(std::memory_order_acquire); }
   void wait() override;
   int fd() const override { return ready_.fd(); }
   void post(IoPosted& posted) override;
@@ -35,6 +37,7 @@ class ThreadEngine final : public IoEngine {
     int64_t result;
   };
 
+  bool read_at_once(IoOperation&);
   bool add_thread();
   void serve();
   void end(IoOperation& op, int64_t result);
@@ -54,7 +57,7 @@ class ThreadEngine final : public IoEngine {
   unsigned idle_ = 0;
   std::vector<Ended> ended_;
   IoList<IoPosted> posted_;
-  bool signalled_ = false;  // ready_ is set
+  std::atomic<bool> has_ended_{false};  // there is something in ended_ or posted_
   bool over_ = false;
   std::vector<std::thread> threads_;
 };

@@ -114,7 +114,7 @@ unsigned UringEngine::reap() {
   std::array<io_uring_cqe*, 32> batch{};
   unsigned done = 0;
   // Not for ever: what a completion starts may complete at once.
-  while (done < 2 * depth_) {
+  while (done < reap_limit()) {
     const unsigned count = ::io_uring_peek_batch_cqe(&ring_, batch.data(), batch.size());
     if (count == 0) break;
     struct Ended {
@@ -137,11 +137,12 @@ unsigned UringEngine::reap() {
 }
 
 unsigned UringEngine::run_posted() {
+  if (!has_posted_.load(std::memory_order_acquire)) return 0;
   IoList<IoPosted> posted;
   {
     const std::scoped_lock lock(mutex_);
-    signalled_ = false;
     posted = posted_.take();
+    has_posted_.store(false, std::memory_order_relaxed);
   }
   unsigned count = 0;
   while (IoPosted* item = posted.pop()) {
@@ -152,25 +153,34 @@ unsigned UringEngine::run_posted() {
 }
 
 unsigned UringEngine::poll() {
-  ready_.consume();  // before we look, so that what comes later is signalled anew
   flush();
-  unsigned done = reap();
-  done += run_posted();
+  const unsigned ended = reap();
+  if (ended >= reap_limit()) ready_.signal();  // there may be more, signalled already
+  const unsigned ran = run_posted();
   flush();
-  return done;
+  return ended + ran;
+}
+
+bool UringEngine::ready() const {
+  // The kernel's stores to these come before its signal to ready_, so that nothing is missed by who looks
+  // here before sleeping.
+  return ::io_uring_cq_ready(&ring_) > 0 ||
+         (IO_URING_READ_ONCE(*ring_.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0 ||
+         has_posted_.load(std::memory_order_acquire);
 }
 
 void UringEngine::wait() {
   flush();
-  pollfd ready{ready_.fd(), POLLIN, 0};
-  while (::poll(&ready, 1, -1) < 0 && errno == EINTR) {
+  pollfd signalled{ready_.fd(), POLLIN, 0};
+  while (!ready() && ::poll(&signalled, 1, -1) < 0 && errno == EINTR) {
   }
+  ready_.consume();  // before the caller looks: what comes later is signalled anew
 }
 
 void UringEngine::post(IoPosted& posted) {
   const std::scoped_lock lock(mutex_);
   posted_.push(posted);
-  if (!std::exchange(signalled_, true)) ready_.signal();
+  if (!has_posted_.exchange(true, std::memory_order_release)) ready_.signal();
 }
 
 }  // namespace minivmm

@@ -4,6 +4,7 @@
 
 #include <liburing.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 
@@ -24,6 +25,7 @@ class UringEngine final : public IoEngine {
   void start(IoOperation&) override;
   void flush() override;
   unsigned poll() override;
+  bool ready() const override;
   void wait() override;
   int fd() const override { return ready_.fd(); }
   void post(IoPosted& posted) override;
@@ -34,6 +36,7 @@ class UringEngine final : public IoEngine {
   void enable();
   void fill();
   bool prepare(IoOperation&);
+  unsigned reap_limit() const { return 2 * depth_; }  // of one poll()
   unsigned reap();
   unsigned run_posted();
 
@@ -47,8 +50,8 @@ class UringEngine final : public IoEngine {
 
   EventFd ready_;
   std::mutex mutex_;
-  IoList<IoPosted> posted_;  // guarded by mutex_
-  bool signalled_ = false;   // guarded by mutex_: ready_ was signalled for a post
+  IoList<IoPosted> posted_;              // guarded by mutex_
+  std::atomic<bool> has_posted_{false};  // posted_ is not empty; changed with mutex_ held
 };
 
 }  // namespace minivmm

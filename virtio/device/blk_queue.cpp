@@ -11,6 +11,9 @@ namespace minivmm {
 namespace {
 // After so many requests the guest is shown what is done, and interrupted, however much more there is.
 constexpr unsigned kBatch = 32;
+// Of requests that are done together: past this, one large transfer is not better than two.
+constexpr uint64_t kMaxMergedBytes = uint64_t{1} << 20;
+constexpr size_t kMaxMergedPieces = 512;
 }  // namespace
 
 Result<std::unique_ptr<BlkQueue>> BlkQueue::start(BlockBackend& disk, Settings settings, Virtqueue&& queue,
@@ -18,10 +21,12 @@ Result<std::unique_ptr<BlkQueue>> BlkQueue::start(BlockBackend& disk, Settings s
   try {
     std::unique_ptr<BlkQueue> self(new BlkQueue(disk, std::move(settings), context));
     const std::array extra{self->engine_->fd()};
-    auto runner = QueueRunner::start(
-        self->settings_.thread_name, std::move(queue), context, extra,
-        [s = self.get()](Virtqueue& q, unsigned, const StopFlag& stop) { return s->drain(q, stop); },
-        [s = self.get()](Virtqueue& q, const StopFlag&) { s->settle(q); });
+    auto runner =
+        QueueRunner::start(self->settings_.thread_name, std::move(queue), context, extra,
+                           {.drain = [s = self.get()](Virtqueue& q, unsigned,
+                                                      const StopFlag& stop) { return s->drain(q, stop); },
+                            .settle = [s = self.get()](Virtqueue& q, const StopFlag&) { s->settle(q); },
+                            .ready = [e = self->engine_.get()] { return e->ready(); }});
     if (!runner) return std::unexpected(runner.error());
     self->runner_ = std::move(*runner);
     return self;
@@ -48,11 +53,15 @@ Result<void> BlkQueue::drain(Virtqueue& queue, const StopFlag& stop) {
   engine_->poll();
   for (unsigned begun = 0; begun < kBatch && !stop.requested(); ++begun) {
     auto popped = queue.pop();
-    if (!popped) return std::unexpected(popped.error());
+    if (!popped) {
+      submit_batch(queue);
+      return std::unexpected(popped.error());
+    }
     if (!*popped) break;
-    begin(queue, std::move(**popped), stop);
+    take(queue, std::move(**popped), stop);
   }
-  engine_->poll();  // one system call for all that was begun; what ends at once is done with
+  submit_batch(queue);
+  engine_->poll();  // one system call for the batch; what ends at once is done with
   return {};
 }
 
@@ -62,7 +71,7 @@ void BlkQueue::settle(Virtqueue& queue) {
   }
 }
 
-BlkQueue::Request& BlkQueue::take_request() {
+BlkQueue::Request& BlkQueue::fresh_request() {
   if (free_.empty()) {
     requests_.push_back(std::make_unique<Request>());
     free_.push_back(requests_.back().get());
@@ -70,47 +79,101 @@ BlkQueue::Request& BlkQueue::take_request() {
   Request& request = *free_.back();
   free_.pop_back();
   request.pieces.clear();
+  request.next = nullptr;
+  request.last = &request;
+  request.flushing = false;
   return request;
 }
 
-void BlkQueue::begin(Virtqueue& queue, Chain&& chain, const StopFlag& stop) {
+void BlkQueue::take(Virtqueue& queue, Chain&& chain, const StopFlag& stop) {
   if (!blk::status_offset(chain)) {
     context_.log.guest_fault(settings_.name, "a block request without room for its status");
     queue.complete(std::move(chain), 0);
     return;
   }
-  Request& request = take_request();
+  Request& request = fresh_request();
   auto parsed = blk::parse(chain, settings_.disk, request.pieces);
   if (!parsed) {
     free_.push_back(&request);
     answer(queue, std::move(chain), parsed.error());
     return;
   }
-  request.request = *parsed;
-  request.request.stop = &stop;
+  request.own = *parsed;
+  request.own.stop = &stop;
+  request.own_pieces = request.pieces.size();
+  request.length = request.own.length;
   request.chain.emplace(std::move(chain));
-  submit(queue, request);
+  if (batch_.empty() || !merge(*batch_.back(), request)) batch_.push_back(&request);
 }
 
-void BlkQueue::submit(Virtqueue& queue, Request& request) {
-  spawn(disk_.run(*engine_, request.request),
-        [this, &queue, &request](Result<void> result) { finish(queue, request, result); });
+// Only what follows right behind in the queue too: so the order of requests to one place is kept.
+bool BlkQueue::merge(Request& leader, Request& request) const {
+  const bool transfer = request.own.op == BlockOp::read || request.own.op == BlockOp::write;
+  if (!transfer || request.own.op != leader.own.op ||
+      request.own.offset != leader.own.offset + leader.length ||
+      leader.length + request.length > kMaxMergedBytes ||
+      leader.pieces.size() + request.pieces.size() > kMaxMergedPieces) {
+    return false;
+  }
+  leader.pieces.insert(leader.pieces.end(), request.pieces.begin(), request.pieces.end());
+  leader.length += request.length;
+  leader.last->next = &request;
+  leader.last = &request;
+  return true;
+}
+
+void BlkQueue::submit_batch(Virtqueue& queue) {
+  for (Request* leader : batch_) submit(queue, *leader);
+  batch_.clear();
+}
+
+void BlkQueue::submit(Virtqueue& queue, Request& leader) {
+  BlockRequest request = leader.own;
+  request.length = leader.length;
+  request.data = leader.pieces;
+  if (leader.flushing) request = {.op = BlockOp::flush, .stop = leader.own.stop};
+  spawn(disk_.run(*engine_, request),
+        [this, &queue, &leader](Result<void> result) { ended(queue, leader, result); });
+}
+
+void BlkQueue::ended(Virtqueue& queue, Request& leader, Result<void> result) {
+  const bool write = leader.own.op == BlockOp::write || leader.own.op == BlockOp::write_zeroes;
+  if (result && write && settings_.write_through && !leader.flushing) {
+    // 5.2.6.2, case 1: stable when it completes. Never acknowledged before the flush is.
+    leader.flushing = true;
+    submit(queue, leader);
+    return;
+  }
+  if (!result && result.error().code != Errc::closed && !leader.flushing && leader.next != nullptr) {
+    submit_apart(queue, leader);
+    return;
+  }
+  for (Request* request = &leader; request != nullptr;) {
+    Request* next = request->next;
+    finish(queue, *request, result);
+    request = next;
+  }
+}
+
+// One bad sector is not to fail the requests beside it.
+void BlkQueue::submit_apart(Virtqueue& queue, Request& leader) {
+  leader.pieces.resize(leader.own_pieces);
+  leader.length = leader.own.length;
+  for (Request* request = &leader; request != nullptr;) {
+    Request* next = std::exchange(request->next, nullptr);
+    request->last = request;
+    submit(queue, *request);
+    request = next;
+  }
 }
 
 void BlkQueue::finish(Virtqueue& queue, Request& request, Result<void> result) {
-  const bool write = request.request.op == BlockOp::write || request.request.op == BlockOp::write_zeroes;
-  if (result && write && settings_.write_through) {
-    // 5.2.6.2, case 1: stable when it completes. Never acknowledged before the flush is.
-    request.request.op = BlockOp::flush;
-    submit(queue, request);
-    return;
-  }
   Chain chain = std::move(*request.chain);
   request.chain.reset();
   free_.push_back(&request);
   if (result) {
-    const bool read = request.request.op == BlockOp::read;
-    answer(queue, std::move(chain), {blk::Status::ok, read ? request.request.length : 0});
+    const bool read = request.own.op == BlockOp::read;
+    answer(queue, std::move(chain), {blk::Status::ok, read ? request.own.length : 0});
   } else if (result.error().code == Errc::closed) {
     queue.give_back(std::move(chain));
   } else if (result.error().code == Errc::unsupported) {

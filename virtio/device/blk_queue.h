@@ -31,22 +31,33 @@ class BlkQueue {
   Virtqueue stop();  // once
 
  private:
+  // One request of the guest. Adjacent ones of a batch are done together: the first leads, the others hang on
+  // it in the order of their offsets.
   struct Request {
     std::optional<Chain> chain;
-    IoVec pieces;
-    BlockRequest request;
+    BlockRequest own;       // as the guest asked
+    IoVec pieces;           // its own, then (of a leader) those of the others
+    size_t own_pieces = 0;  // in `pieces`
+    uint64_t length = 0;    // bytes, together with the others
+    Request* next = nullptr;
+    Request* last = nullptr;  // of a leader; itself when alone
+    bool flushing = false;    // the flush that makes a write-through write durable
   };
 
   BlkQueue(BlockBackend& disk, Settings settings, QueueContext context);
 
   Result<void> drain(Virtqueue& queue, const StopFlag& stop);
   void settle(Virtqueue& queue);
-  void begin(Virtqueue& queue, Chain&& chain, const StopFlag& stop);
-  void submit(Virtqueue& queue, Request& request);
+  void take(Virtqueue& queue, Chain&& chain, const StopFlag& stop);
+  bool merge(Request& leader, Request& request) const;
+  void submit_batch(Virtqueue& queue);
+  void submit(Virtqueue& queue, Request& leader);
+  void ended(Virtqueue& queue, Request& leader, Result<void> result);
+  void submit_apart(Virtqueue& queue, Request& leader);
   void finish(Virtqueue& queue, Request& request, Result<void> result);
   void log_failure(const Error& error);
   void answer(Virtqueue& queue, Chain&& chain, const blk::Answer& answer);
-  Request& take_request();
+  Request& fresh_request();
 
   BlockBackend& disk_;
   Settings settings_;
@@ -54,6 +65,7 @@ class BlkQueue {
   std::unique_ptr<IoEngine> engine_;
   std::vector<std::unique_ptr<Request>> requests_;  // all of them; as many as were ever in flight at once
   std::vector<Request*> free_;
+  std::vector<Request*> batch_;                 // popped, merged, not submitted yet
   StopFlag::Clock::time_point last_failure_{};  // that was logged
 
   std::unique_ptr<QueueRunner> runner_;  // last: its thread uses the rest

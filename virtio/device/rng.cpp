@@ -68,11 +68,11 @@ VirtioTraits VirtioRng::traits() const {
 
 Result<void> VirtioRng::start_queue(uint16_t index, Virtqueue&& queue, QueueContext context) {
   MV_CHECK(index == 0 && !runner_);
-  auto runner =
-      QueueRunner::start(fmt::format("{} q0", name_.substr(7)), std::move(queue), context, {},
-                         [this, &log = context.log](Virtqueue& q, unsigned /*which*/, const StopFlag& stop) {
-                           return serve(q, stop, name_, log);
-                         });
+  auto runner = QueueRunner::start(
+      fmt::format("{} q0", name_.substr(7)), std::move(queue), context, {},
+      {.drain = [this, &log = context.log](Virtqueue& q, unsigned /*which*/, const StopFlag& stop) {
+        return serve(q, stop, name_, log);
+      }});
   if (!runner) return std::unexpected(runner.error());
   runner_ = std::move(*runner);
   return {};

@@ -38,7 +38,8 @@ Result<std::unique_ptr<QueueWorker>> QueueWorker::start(const std::string& name,
       return fail(Errc::io, "cannot watch a queue's doorbell");
     }
     for (size_t i = 0; i < extra.size(); ++i) {
-      if (!watch(epoll, extra[i], EPOLLIN, i + 1)) return fail(Errc::io, "cannot watch a queue's descriptor");
+      if (!watch(epoll, extra[i], EPOLLIN | EPOLLET, i + 1))
+        return fail(Errc::io, "cannot watch a queue's descriptor");
     }
     sigset_t all;
     sigset_t before;

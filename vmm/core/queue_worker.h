@@ -47,9 +47,9 @@ class QueueWorker {
 
   // Starts a thread called `name` (15 characters are kept). It runs work(0) once at once, for what came
   // before it was there; then each time `kick` was signalled, which it watches edge-triggered and never
-  // reads: one system call a wake-up. An extra descriptor is level-triggered: the work reads it until it is
-  // empty. All outlive the worker. Signals stay blocked on it. Errc::io when the host has no thread or
-  // descriptor left.
+  // reads: one system call a wake-up. Extra descriptors are watched edge-triggered too: the work takes all
+  // that there is. All outlive the worker. Signals stay blocked on it. Errc::io when the host has no thread
+  // or descriptor left.
   static Result<std::unique_ptr<QueueWorker>> start(const std::string& name, const EventFd& kick,
                                                     std::span<const int> extra, Work work, Last last = {});
   QueueWorker(const QueueWorker&) = delete;

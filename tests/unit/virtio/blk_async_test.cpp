@@ -44,9 +44,12 @@ class HeldDisk final : public BlockBackend {
     while (!held.request.stop->give_up()) std::this_thread::yield();
     held.end(fail(Errc::closed, "stopped"));
   }
-  BlockOp oldest() {
+  BlockOp oldest() { return requests().front().op; }
+  std::vector<BlockRequest> requests() {
     const std::scoped_lock lock(mutex_);
-    return held_.front()->request.op;
+    std::vector<BlockRequest> all;
+    for (const Held* held : held_) all.push_back(held->request);
+    return all;
   }
 
   Counter submitted;
@@ -94,10 +97,10 @@ class BlkAsync : public testing::Test {
         TransportKind::mmio, std::make_unique<VirtioBlk>(std::move(disk), VirtioBlk::Options{.serial = "s"}),
         log_);
   }
-  // Offers a request with header, one sector of data and status, in descriptors from `head` on.
-  void offer(uint16_t head, uint32_t type) {
+  // A request with header, one sector of data and status, in descriptors from `head` on.
+  void prepare(uint16_t head, uint32_t type, uint64_t sector = 0) {
     const Gpa base = kBuffers + uint64_t{0x1000} * head;
-    ASSERT_TRUE(guest_->memory.store(base, blk::Header{type, 0, 0}));
+    ASSERT_TRUE(guest_->memory.store(base, blk::Header{type, 0, sector}));
     ASSERT_TRUE(guest_->memory.fill(base + 0x100, 513, std::byte{0xee}));
     const bool in = type == blk::kTypeIn;
     FakeRing& ring = guest_->rings[0];
@@ -107,10 +110,27 @@ class BlkAsync : public testing::Test {
                     static_cast<uint16_t>(kDescNext | (in ? kDescWrite : 0)),
                     static_cast<uint16_t>(head + 2));
     ring.descriptor(static_cast<uint16_t>(head + 2), base + 0x300, 1, kDescWrite);
+  }
+  void offer(uint16_t head, uint32_t type) {
+    prepare(head, type);
     const uint64_t seen = disk_->submitted.count();
-    ring.offer(head);
+    guest_->rings[0].offer(head);
     guest_->transport->kick(0);
     ASSERT_TRUE(disk_->submitted.wait_past(seen));
+  }
+  // Brings the device up with these requests in its ring, one `step` sectors after the other, and waits for
+  // so many to reach the disk.
+  void start_with(const std::vector<uint32_t>& types, uint64_t step, uint64_t arrive, uint64_t without = 0) {
+    guest_->negotiate(without);
+    guest_->set_up_queues();
+    for (size_t i = 0; i < types.size(); ++i) {
+      const auto head = static_cast<uint16_t>(4 * i);
+      prepare(head, types[i], step * i);
+      guest_->rings[0].offer(head);
+    }
+    guest_->drive();
+    while (disk_->submitted.count() < arrive)
+      ASSERT_TRUE(disk_->submitted.wait_past(disk_->submitted.count()));
   }
   uint8_t data(uint16_t head) {
     return *guest_->memory.load<uint8_t>(kBuffers + uint64_t{0x1000} * head + 0x100);
@@ -217,6 +237,96 @@ TEST_F(BlkAsync, ADeviceWithRequestsInFlightCanBeDestroyed) {
   guest_->transport.reset();
   ender.join();
   EXPECT_EQ(guest_->rings[0].used_index(), 0);
+}
+
+TEST_F(BlkAsync, AdjacentRequestsAreDoneTogetherAndEachIsAnswered) {
+  start_with({blk::kTypeIn, blk::kTypeIn, blk::kTypeIn}, 1, 1);
+  ASSERT_EQ(disk_->requests().size(), 1U);
+  EXPECT_EQ(disk_->requests()[0].offset, 0U);
+  EXPECT_EQ(disk_->requests()[0].length, 3 * kSectorSize);
+  EXPECT_EQ(disk_->requests()[0].data.size(), 3U);
+  disk_->finish();
+  ASSERT_TRUE(guest_->wait_used(0, 3));
+  for (uint16_t i = 0; i < 3; ++i) {
+    const auto head = static_cast<uint16_t>(4 * i);
+    EXPECT_EQ(guest_->rings[0].used(i).id, head);
+    EXPECT_EQ(guest_->rings[0].used(i).len, 513U);
+    EXPECT_EQ(data(head), 'r');
+    EXPECT_EQ(status(head), 0);
+  }
+}
+
+TEST_F(BlkAsync, OnlyAdjacentRequestsOfOneKindAreDoneTogether) {
+  start_with({blk::kTypeIn, blk::kTypeOut, blk::kTypeOut, blk::kTypeIn}, 1, 3);
+  const auto requests = disk_->requests();
+  ASSERT_EQ(requests.size(), 3U);
+  EXPECT_EQ(requests[1].op, BlockOp::write);
+  EXPECT_EQ(requests[1].length, 2 * kSectorSize);
+  for (int i = 0; i < 3; ++i) disk_->finish();
+  ASSERT_TRUE(guest_->wait_used(0, 4));
+}
+
+TEST_F(BlkAsync, RequestsApartFromEachOtherStaySo) {
+  start_with({blk::kTypeOut, blk::kTypeOut}, 2, 2);
+  disk_->finish();
+  disk_->finish();
+  ASSERT_TRUE(guest_->wait_used(0, 2));
+}
+
+TEST_F(BlkAsync, AFailureIsOnlyOfTheRequestItBelongsTo) {
+  start_with({blk::kTypeOut, blk::kTypeOut, blk::kTypeOut}, 1, 1);
+  const uint64_t seen = disk_->submitted.count();
+  disk_->finish(fail(Errc::io, "one bad sector"));
+  while (disk_->submitted.count() < seen + 3) {
+    ASSERT_TRUE(disk_->submitted.wait_past(disk_->submitted.count()));
+  }
+  for (const BlockRequest& request : disk_->requests()) EXPECT_EQ(request.length, kSectorSize);
+  disk_->finish();
+  disk_->finish(fail(Errc::io, "here"));
+  disk_->finish();
+  ASSERT_TRUE(guest_->wait_used(0, 3));
+  EXPECT_EQ(status(0), 0);
+  EXPECT_EQ(status(4), 1);
+  EXPECT_EQ(status(8), 0);
+}
+
+TEST_F(BlkAsync, OneFlushMakesAdjacentWritesDurable) {
+  start_with({blk::kTypeOut, blk::kTypeOut}, 1, 1, virtio::feature_bit(blk::kFeatureFlush));
+  const uint64_t seen = disk_->submitted.count();
+  disk_->finish();
+  ASSERT_TRUE(disk_->submitted.wait_past(seen));
+  EXPECT_EQ(disk_->oldest(), BlockOp::flush);
+  EXPECT_EQ(guest_->rings[0].used_index(), 0);
+  disk_->finish(fail(Errc::io, "not durable"));
+  ASSERT_TRUE(guest_->wait_used(0, 2));
+  EXPECT_EQ(status(0), 1);
+  EXPECT_EQ(status(4), 1);
+}
+
+TEST_F(BlkAsync, RequestsDoneTogetherAreGivenBackTogether) {
+  start_with({blk::kTypeOut, blk::kTypeOut}, 1, 1);
+  auto pause = std::async(std::launch::async, [this] { guest_->transport->transport().pause(); });
+  disk_->wait_until_given_up();
+  pause.get();
+  EXPECT_EQ(guest_->rings[0].used_index(), 0);
+  const uint64_t seen = disk_->submitted.count();
+  guest_->transport->transport().resume();
+  ASSERT_TRUE(disk_->submitted.wait_past(seen));
+  while (guest_->rings[0].used_index() < 2) {
+    if (!disk_->requests().empty()) disk_->finish();
+    std::this_thread::yield();
+  }
+}
+
+TEST_F(BlkAsync, AQueueThatBrokeStillLetsItsRequestsEnd) {
+  guest_->bring_up();
+  offer(0, blk::kTypeOut);
+  guest_->rings[0].set_avail_index(static_cast<uint16_t>(guest_->rings[0].avail_index() + 1000));
+  guest_->transport->kick(0);
+  disk_->finish();
+  EXPECT_TRUE(guest_->wait_needs_reset());
+  guest_->transport->transport().set_status(0);
+  EXPECT_EQ(guest_->transport->status(), 0);
 }
 
 }  // namespace
