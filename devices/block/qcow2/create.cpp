@@ -49,9 +49,9 @@ Header make_header(const CreateOptions& o) {
   h.backing_file = o.backing_file;
   set_extension(h, kExtensionBackingFormat, std::as_bytes(std::span(o.backing_format)));
   set_extension(h, kExtensionDataFile, std::as_bytes(std::span(o.data_file)));
-  if (o.version >= 3) {
+  // Names for people: smaller clusters need their room for what may come, as with qemu-img.
+  if (o.version >= 3 && o.cluster_size >= 4096) {
     set_extension(h, kExtensionFeatureNames, feature_name_table());
-    // Names for people: where clusters are too small for them, the image does without.
     if (!encode_header(h)) set_extension(h, kExtensionFeatureNames, {});
   }
   h.l1_size = static_cast<uint32_t>(h.l1_entries_needed());
