@@ -10,6 +10,7 @@ import time
 import tty
 
 from common import TOOLS, Janitor, Marks, RigError, asset, new_token, tail
+from tsc import tsc_khz
 
 # No mitigations, no checks that only cost time: nothing in L1 needs protection from anything else in it. And should
 # L1's kernel get lost, which this emulation brings about now and then, it shall end (status 125) instead of hang: a CPU
@@ -26,6 +27,15 @@ CPU = "max,la57=off,erms=off,fsrm=off," + ",".join(f"{feature}=off" for feature 
     "xsave", "avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq", "pku", "mpx"))
 
 
+# QEMU hands this machine's own TSC through. How fast it is, L1 would measure against an emulated timer while it boots:
+# on a busy machine it has found a third of the truth, and its clock then runs three times too fast.
+def tsc_argument():
+    try:
+        return f" tsc_early_khz={tsc_khz()}"
+    except OSError:   # a system that maps nothing both writable and executable
+        return ""
+
+
 def qemu(job, kernel, initrd, fds):
     def share(tag, path, *flags):
         # multidevs=remap: the host's mounts below / come along, and their inode numbers must not clash.
@@ -36,7 +46,7 @@ def qemu(job, kernel, initrd, fds):
             "-smp", str(job.options.cpus), "-m", str(job.options.memory), "-nodefaults", "-display", "none",
             "-no-reboot", "-net", "none", "-serial", f"file:{job.work}/console",
             "-monitor", f"unix:{job.work}/monitor,server=on,wait=off",   # for whoever wonders why L1 hangs
-            "-kernel", kernel, "-initrd", initrd, "-append", CMDLINE,
+            "-kernel", kernel, "-initrd", initrd, "-append", CMDLINE + tsc_argument(),
             "-drive", f"if=none,id=scratch,file={job.work}/scratch,format=raw,cache=unsafe",
             "-device", "virtio-blk-pci,drive=scratch", "-device", "virtio-serial-pci"]
     argv += share("root", "/", "readonly=on", "multidevs=remap")
