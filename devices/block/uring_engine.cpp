@@ -14,10 +14,11 @@ namespace {
 // One thread submits and reaps, so the kernel need take no lock, and need not interrupt it to post
 // completions (6.1). Older kernels do without.
 constexpr std::array<unsigned, 3> kFlags{
-    IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
-        IORING_SETUP_TASKRUN_FLAG,
-    IORING_SETUP_R_DISABLED | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,  // 5.19
-    IORING_SETUP_R_DISABLED,                                                          // 5.10
+    IORING_SETUP_R_DISABLED | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER |
+        IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+    IORING_SETUP_R_DISABLED | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN |
+        IORING_SETUP_TASKRUN_FLAG,  // 5.19
+    IORING_SETUP_R_DISABLED,        // 5.10
 };
 
 }  // namespace
@@ -106,8 +107,10 @@ void UringEngine::fill() {
 
 void UringEngine::flush() {
   fill();
-  // EINTR, EAGAIN, EBUSY (completions to be reaped first): they stay in the ring until the next call.
-  if (::io_uring_sq_ready(&ring_) > 0) ::io_uring_submit(&ring_);
+  if (::io_uring_sq_ready(&ring_) == 0) return;
+  ::io_uring_submit(&ring_);
+  // EINTR, EAGAIN (no memory), EBUSY (completions to be reaped first): whoever sleeps next is to try again.
+  if (::io_uring_sq_ready(&ring_) > 0) ready_.signal();
 }
 
 unsigned UringEngine::reap() {
