@@ -142,12 +142,13 @@ Task<Result<void>> Runtime::prepare_writing(IoEngine& engine, Start& start, std:
   if (!start.metadata.settle())
     co_return std::unexpected(explained({Errc::corrupt, "two of its tables lie in the same place"}, why));
 
-  const uint64_t blocks =
-      static_cast<uint64_t>(std::ranges::count_if(*refcounts, [](uint64_t e) { return e != 0; }));
+  // For what the file has, and what it gets when the whole disk is written.
+  const uint64_t clusters = (file.size() + header.size) >> header.cluster_bits;
+  const uint64_t blocks = clusters / header.refcounts_per_block() + 1;
   start.refcounts.table_offset = header.refcount_table_offset;
   start.refcounts.file_clusters = (file.size() + header.cluster_size() - 1) >> header.cluster_bits;
   start.refcounts.most_clusters = kMostOffset >> header.cluster_bits;
-  start.refcounts.cache_bytes = std::min(kMostBlockCache, (blocks + 2) << header.cluster_bits);
+  start.refcounts.cache_bytes = TableCache::bytes_for(blocks, header.cluster_size(), kMostBlockCache);
   if (file.is_block_device()) {
     const Result<uint64_t> end = co_await counted_end(engine, file, header, *refcounts);
     if (!end) co_return std::unexpected(explained(end.error(), why));

@@ -13,7 +13,7 @@ constexpr uint64_t kMostGrowth = uint64_t{1} << 30;
 
 uint64_t table_cache_bytes(const Header& header, uint64_t wanted) {
   if (wanted != 0) return wanted;
-  return std::min(kMostTableCache, (header.l1_entries_needed() + 1) * header.cluster_size());
+  return TableCache::bytes_for(header.l1_entries_needed(), header.cluster_size(), kMostTableCache);
 }
 
 }  // namespace

@@ -11,6 +11,11 @@ constexpr unsigned kEvictionLook = 16;  // tables looked at to find one that may
 
 }  // namespace
 
+uint64_t TableCache::bytes_for(uint64_t tables, uint64_t table_bytes, uint64_t most_bytes) {
+  const uint64_t most = most_bytes / table_bytes;
+  return std::min(most, std::min(tables, most) * 3 / 2 + kLeastTables) * table_bytes;
+}
+
 TableCache::TableCache(uint64_t table_bytes, uint64_t limit_bytes)
     : table_bytes_(table_bytes), limit_(std::max(kLeastTables, limit_bytes / table_bytes)) {}
 
@@ -33,19 +38,20 @@ void TableCache::insert(const TablePtr& table) {
   slots_.emplace(table->offset, Slot{table, recent_.begin()});
 }
 
-// Room for one more, unless all that lie at hand are dirty or in use: then the cache grows past its limit, by
-// at most what requests in flight hold and a commit cleans.
+// Room for one more, unless all that were not used for long are dirty or in use now: then the cache grows
+// past its limit for a while. Those get out of the way, so that the next one finds others.
 void TableCache::evict() {
-  unsigned looked = 0;
-  for (auto at = recent_.end(); slots_.size() >= limit_ && at != recent_.begin() && looked < kEvictionLook;
-       ++looked) {
-    --at;
-    const auto slot = slots_.find(*at);
+  for (unsigned looked = 0; slots_.size() >= limit_ && looked < kEvictionLook; ++looked) {
+    const auto oldest = std::prev(recent_.end());
+    const auto slot = slots_.find(*oldest);
     const Table& table = *slot->second.table;
-    if (table.loading || table.dirty() || slot->second.table.use_count() > 1) continue;
+    if (table.loading || table.dirty() || slot->second.table.use_count() > 1) {
+      recent_.splice(recent_.begin(), recent_, oldest);
+      continue;
+    }
     slot->second.table->cached = false;
     slots_.erase(slot);
-    at = recent_.erase(at);
+    recent_.erase(oldest);
   }
 }
 
@@ -78,7 +84,7 @@ TablePtr TableCache::create(uint64_t offset) {
 void TableCache::mark_dirty(Table& table, uint64_t from, uint64_t end) {
   if (!table.cached) return;  // dropped: nobody will write it
   if (!table.dirty()) {
-    ++dirty_;
+    dirty_.emplace(table.offset, get(table.offset));
     table.dirty_from = from;
     table.dirty_end = end;
     return;
@@ -88,8 +94,8 @@ void TableCache::mark_dirty(Table& table, uint64_t from, uint64_t end) {
 }
 
 void TableCache::mark_clean(Table& table) {
-  if (table.dirty()) --dirty_;
   table.dirty_from = table.dirty_end = 0;
+  dirty_.erase(table.offset);
 }
 
 void TableCache::drop(uint64_t offset) {
@@ -103,10 +109,8 @@ void TableCache::drop(uint64_t offset) {
 
 std::vector<TablePtr> TableCache::all_dirty() const {
   std::vector<TablePtr> dirty;
-  dirty.reserve(dirty_);
-  for (const auto& [offset, slot] : slots_)
-    if (slot.table->dirty()) dirty.push_back(slot.table);
-  std::ranges::sort(dirty, {}, [](const TablePtr& table) { return table->offset; });
+  dirty.reserve(dirty_.size());
+  for (const auto& [offset, table] : dirty_) dirty.push_back(table);
   return dirty;
 }
 

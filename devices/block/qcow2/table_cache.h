@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <unordered_map>
@@ -33,6 +34,9 @@ using TablePtr = std::shared_ptr<Table>;  // holding one keeps it from being evi
 class TableCache {
  public:
   TableCache(uint64_t table_bytes, uint64_t limit_bytes);
+  // The limit for a cache that has room for so many tables, and is never crowded by them; at most
+  // `most_bytes`.
+  static uint64_t bytes_for(uint64_t tables, uint64_t table_bytes, uint64_t most_bytes);
 
   uint64_t table_bytes() const { return table_bytes_; }
   // Null: absent or still loading.
@@ -46,10 +50,10 @@ class TableCache {
   void mark_dirty(Table& table, uint64_t from, uint64_t end);
   void mark_clean(Table& table);
   void drop(uint64_t offset);  // its cluster is no longer a table
-  uint64_t dirty_tables() const { return dirty_; }
+  uint64_t dirty_tables() const { return dirty_.size(); }
   // So many are dirty that a commit should make room.
-  bool crowded() const { return dirty_ >= limit_ / 2; }
-  std::vector<TablePtr> all_dirty() const;
+  bool crowded() const { return dirty_.size() >= limit_ - limit_ / 4; }
+  std::vector<TablePtr> all_dirty() const;  // by offset
 
  private:
   struct Slot {
@@ -60,8 +64,8 @@ class TableCache {
   void evict();
 
   uint64_t table_bytes_;
-  uint64_t limit_;  // tables
-  uint64_t dirty_ = 0;
+  uint64_t limit_;                      // tables
+  std::map<uint64_t, TablePtr> dirty_;  // by offset
   std::unordered_map<uint64_t, Slot> slots_;
   std::list<uint64_t> recent_;  // offsets, the latest used first
 };
