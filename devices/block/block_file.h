@@ -77,6 +77,7 @@ class BlockFile {
   Task<Result<void>> bounce(IoEngine&, Direction, uint64_t offset, std::span<const iovec> pieces,
                             const StopFlag* stop);
   Task<Result<void>> fill_with_zeroes(IoEngine&, uint64_t offset, uint64_t length);
+  int64_t read_now(uint64_t offset, std::span<const iovec> pieces) const;
   int64_t write_now(uint64_t offset, std::span<const iovec> pieces);
   bool worth_doing_now(uint64_t bytes) const;
   bool aligned(uint64_t offset, std::span<const iovec> pieces) const;

@@ -18,7 +18,7 @@ namespace minivmm {
 namespace {
 
 constexpr uint64_t kBounceBytes = uint64_t{1} << 20;
-constexpr uint64_t kNowBytes = uint64_t{64} << 10;  // of a write that is done at once
+constexpr uint64_t kNowBytes = uint64_t{64} << 10;  // of a transfer that is done at once
 constexpr int64_t kLongNs = 2'000'000;              // a write that made us wait
 constexpr int64_t kNotNowNs = 50'000'000;           // then none is done at once for so long
 
@@ -101,7 +101,12 @@ Task<Result<void>> BlockFile::read_plain(IoEngine& engine, uint64_t offset, std:
   while (cursor.left() > 0) {
     if (given_up(stop)) co_return fail(Errc::closed, "stopped");
     const uint64_t size = this->size();
-    const int64_t moved = co_await engine.read(fd_.get(), offset + cursor.done(), cursor.next());
+    const auto now = cursor.next();
+    int64_t moved = -EAGAIN;
+    if (cursor.left() <= kNowBytes && options_.cache != CacheMode::none) {
+      moved = read_now(offset + cursor.done(), now);
+    }
+    if (moved < 0) moved = co_await engine.read(fd_.get(), offset + cursor.done(), now);
     if (try_again(moved)) continue;
     if (moved < 0) co_return failed(moved);
     cursor.advance(static_cast<uint64_t>(moved));
@@ -133,6 +138,12 @@ Task<Result<void>> BlockFile::write_plain(IoEngine& engine, uint64_t offset, std
     grow(offset + cursor.done());
   }
   co_return Result<void>{};
+}
+
+// What the page cache has. Anything else is negative, and for the engine to find out.
+int64_t BlockFile::read_now(uint64_t offset, std::span<const iovec> pieces) const {
+  return ::preadv2(fd_.get(), pieces.data(), static_cast<int>(pieces.size()), static_cast<off_t>(offset),
+                   RWF_NOWAIT);
 }
 
 // io_uring(7) hands a buffered write to a kernel thread on most file systems, one after the other for each
