@@ -11,6 +11,7 @@
 #include "virtio/virtio_device.h"
 #include "vmm/core/event_loop.h"
 #include "vmm/core/log.h"
+#include "vmm/core/stall_sink.h"
 
 namespace minivmm {
 
@@ -21,7 +22,8 @@ struct CreateContext {
   unsigned cpus = 1;   // for the number of queues where the user does not say
   Log& log;
   TimeSource& time;
-  DiskSet* disks = nullptr;  // what has been opened already; null: nothing has
+  DiskSet* disks = nullptr;     // what has been opened already; null: nothing has
+  StallSink* stalls = nullptr;  // null: nobody can hold the guest
 };
 
 struct VirtioDeviceType {

@@ -68,7 +68,9 @@ class VirtioTransport final : public VirtioSignals {
   // --- The machine's calls, with all vCPUs paused.
 
   void reset();
-  Result<void> close();           // reset(), then VirtioDevice::close()
+  Result<void> close();  // reset(), then VirtioDevice::close()
+  // VirtioDevice::resize(), and tells the driver; at any time.
+  Result<void> resize(std::optional<uint64_t> bytes);
   void pause();                   // drains every queue and keeps it; idempotent
   void resume();                  // starts them again, and kicks each once
   void save(StateWriter&) const;  // while paused

@@ -95,6 +95,15 @@ Result<void> VirtioTransport::close() {
   return device_->close();
 }
 
+Result<void> VirtioTransport::resize(std::optional<uint64_t> bytes) {
+  const std::scoped_lock lock(mutex_);
+  const auto changed = device_->resize(bytes);
+  if (!changed) return std::unexpected(changed.error());
+  // 3.1.1: no notification before DRIVER_OK; who looks later sees the new size.
+  if (*changed && (status() & status::kDriverOk) != 0) config_changed();
+  return {};
+}
+
 // 2.4. When this returns no worker is left that could touch guest memory or interrupt, so the status reads 0
 // only then.
 void VirtioTransport::reset_locked() {

@@ -66,6 +66,12 @@ class VirtioDevice : public StateUnit {
   // most, unless the kernel does not return from a transfer.
   virtual std::optional<Virtqueue> stop_queue(uint16_t index) = 0;
 
+  // Gives what the device stores another size in bytes, while it runs; none: the size that its storage has
+  // got by other hands meanwhile. True if the configuration changed, and the driver has to be told.
+  virtual Result<bool> resize(std::optional<uint64_t> /*bytes*/) {
+    return fail(Errc::unsupported, "this device has no size");
+  }
+
   // Back to power-on, with every queue stopped.
   virtual void reset() = 0;
 

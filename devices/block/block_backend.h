@@ -78,6 +78,9 @@ class BlockBackend {
   virtual Task<Result<BlockExtent>> extent(IoEngine&, uint64_t offset, uint64_t length) = 0;
   // Changes the capacity. Not below what requests in flight use. Errc::unsupported, Errc::no_space, Errc::io.
   virtual Task<Result<void>> resize(IoEngine&, uint64_t capacity_bytes) = 0;
+  // Takes over a size that the storage has got by other hands: larger only. Nothing to do for what has no
+  // such size.
+  virtual Task<Result<void>> refresh(IoEngine& /*engine*/) { co_return Result<void>{}; }
   // Brings everything to stable storage and marks the image as cleanly closed; nothing is submitted
   // afterwards.
   virtual Task<Result<void>> close(IoEngine&) = 0;

@@ -120,4 +120,17 @@ Result<void> BlockFile::resize(uint64_t size_bytes) {
   return {};
 }
 
+Result<uint64_t> BlockFile::measure() {
+  uint64_t found = 0;
+  struct stat info{};
+  if (is_device_ ? ::ioctl(fd_.get(), BLKGETSIZE64, &found) != 0 : ::fstat(fd_.get(), &info) != 0) {
+    return fail(Errc::io, "the disk image's size cannot be read");
+  }
+  if (!is_device_) found = static_cast<uint64_t>(info.st_size);
+  uint64_t size = size_.load(std::memory_order_relaxed);
+  while (size < found && !size_.compare_exchange_weak(size, found, std::memory_order_acq_rel)) {
+  }
+  return found;
+}
+
 }  // namespace minivmm

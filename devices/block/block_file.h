@@ -63,6 +63,8 @@ class BlockFile {
   virtual Task<Result<void>> discard(IoEngine&, uint64_t offset, uint64_t length);
   // A regular file's new size: larger (reads zeroes) or smaller. Synchronous, quick.
   virtual Result<void> resize(uint64_t size_bytes);
+  // Looks how large it has become by other hands; size() is the answer from then on, unless that is smaller.
+  Result<uint64_t> measure();
 
  private:
   enum class Direction : uint8_t { read, write };

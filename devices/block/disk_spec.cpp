@@ -70,7 +70,7 @@ BackingTrust get_backing(const SpecString& spec) {
 DiskSpec parse_disk_spec(std::string_view text) {
   const SpecString spec("--disk", text,
                         {"format", "readonly", "overlay", "cache", "queues", "iops", "iops-burst", "bps",
-                         "bps-burst", "serial", "discard", "backing"});
+                         "bps-burst", "serial", "discard", "backing", "on-error"});
   DiskSpec disk;
   disk.path = spec.head();
   if (disk.path.empty()) throw ConfigError(fmt::format("--disk {}: name the disk image first", text));
@@ -79,6 +79,7 @@ DiskSpec parse_disk_spec(std::string_view text) {
   disk.cache = get_cache(spec);
   disk.backing = get_backing(spec);
   disk.discard = spec.get_switch("discard", true);
+  disk.pause_when_full = spec.get_choice("on-error", {"pause", "report"}, "pause") == "pause";
   disk.queues = get_queues(spec);
   disk.serial = spec.get("serial");
   if (disk.serial && disk.serial->size() > kMaxDiskSerial) {

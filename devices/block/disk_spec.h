@@ -24,7 +24,8 @@ struct DiskSpec {
   bool read_only = false;
   CacheMode cache = CacheMode::writeback;
   BackingTrust backing = BackingTrust::safe;
-  bool discard = true;  // what the guest discards is freed
+  bool discard = true;          // what the guest discards is freed
+  bool pause_when_full = true;  // hold the guest while the host has no space; else its requests fail
 
   bool temporary_overlay = false;
   std::string overlay;  // path of the qcow2 image that takes the writes; empty: none
@@ -41,7 +42,8 @@ inline constexpr std::string_view kDiskSpecMetavar = "PATH[,KEY=VALUE...]";
 inline constexpr std::string_view kDiskSpecHelp =
     "a disk: an image file or a block device. format=auto|raw|qcow2, readonly=on, overlay=temp (throw the "
     "writes away) or overlay=FILE (keep them there), cache=writeback|none|unsafe, discard=off, queues=N, "
-    "iops=N, bps=SIZE, iops-burst=N, bps-burst=SIZE, serial=S, backing=safe|trusted|none";
+    "iops=N, bps=SIZE, iops-burst=N, bps-burst=SIZE, serial=S, on-error=pause|report (when the host is "
+    "full), backing=safe|trusted|none";
 
 // Throws ConfigError for what makes no sense; looks at no file.
 DiskSpec parse_disk_spec(std::string_view text);

@@ -14,7 +14,7 @@ Task<Result<void>> GuessedRaw::run(IoEngine& engine, BlockRequest request) {
   if (request.op == BlockOp::write && request.offset == 0 && request.length != 0) {
     return write_first_sector(engine, request);
   }
-  return disk_->run(engine, request);
+  return below().run(engine, request);
 }
 
 // The sector is copied first: a guest may change its memory between our look at it and the write.
@@ -36,7 +36,7 @@ Task<Result<void>> GuessedRaw::write_first_sector(IoEngine& engine, BlockRequest
                    "another format; format=raw on the command line allows it");
   }
   request.data = pieces;
-  co_return co_await disk_->run(engine, request);
+  co_return co_await below().run(engine, request);
 }
 
 }  // namespace minivmm

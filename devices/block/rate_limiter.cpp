@@ -26,19 +26,27 @@ void RateLimiter::State::refill(double seconds) {
   tokens = std::min(burst, tokens + static_cast<double>(per_second) * seconds);
 }
 
-std::chrono::nanoseconds RateLimiter::take(uint64_t bytes, Clock::time_point now) {
-  const std::scoped_lock lock(mutex_);
+std::chrono::nanoseconds RateLimiter::missing(uint64_t bytes, Clock::time_point now) {
   if (last_ != Clock::time_point{} && now > last_) {
     const double seconds = std::chrono::duration<double>(now - last_).count();
     requests_.refill(seconds);
     bytes_.refill(seconds);
   }
   last_ = std::max(last_, now);
-  const auto size = static_cast<double>(bytes);
-  const auto wait = std::max(requests_.missing(1), bytes_.missing(size));
+  return std::max(requests_.missing(1), bytes_.missing(static_cast<double>(bytes)));
+}
+
+std::chrono::nanoseconds RateLimiter::wait(uint64_t bytes, Clock::time_point now) {
+  const std::scoped_lock lock(mutex_);
+  return missing(bytes, now);
+}
+
+std::chrono::nanoseconds RateLimiter::take(uint64_t bytes, Clock::time_point now) {
+  const std::scoped_lock lock(mutex_);
+  const auto wait = missing(bytes, now);
   if (wait.count() > 0) return wait;
   requests_.tokens -= 1;
-  bytes_.tokens -= size;
+  bytes_.tokens -= static_cast<double>(bytes);
   return {};
 }
 

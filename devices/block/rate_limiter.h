@@ -24,6 +24,8 @@ class RateLimiter {
   // after that long. A request larger than the burst begins when its bucket is full, and is paid off
   // afterwards. Thread-safe.
   std::chrono::nanoseconds take(uint64_t bytes, Clock::time_point now = Clock::now());
+  // What take() would say, and nothing is charged.
+  std::chrono::nanoseconds wait(uint64_t bytes, Clock::time_point now = Clock::now());
 
  private:
   struct State {
@@ -35,6 +37,7 @@ class RateLimiter {
     void refill(double seconds);
   };
   static State start(const Bucket& bucket);
+  std::chrono::nanoseconds missing(uint64_t bytes, Clock::time_point now);  // with mutex_ held
 
   std::mutex mutex_;
   State requests_;

@@ -120,6 +120,14 @@ Task<Result<void>> RawImage::resize(IoEngine& /*engine*/, uint64_t capacity_byte
   co_return resized;
 }
 
+Task<Result<void>> RawImage::refresh(IoEngine& /*engine*/) {
+  const auto size = file_->measure();
+  if (!size) co_return std::unexpected(size.error());
+  const uint64_t capacity_now = *size / kSectorSize * kSectorSize;
+  if (capacity_now > capacity()) capacity_.store(capacity_now, std::memory_order_release);
+  co_return Result<void>{};
+}
+
 Task<Result<void>> RawImage::close(IoEngine& engine) {
   return read_only() ? ended<void>({}) : file_->sync(engine);
 }

@@ -27,6 +27,7 @@ class RawImage final : public BlockBackend {
   Task<Result<void>> run(IoEngine&, BlockRequest) override;
   Task<Result<BlockExtent>> extent(IoEngine&, uint64_t offset, uint64_t length) override;
   Task<Result<void>> resize(IoEngine&, uint64_t capacity_bytes) override;
+  Task<Result<void>> refresh(IoEngine&) override;
   Task<Result<void>> close(IoEngine&) override;
 
  private:

@@ -81,13 +81,13 @@ MachineConfig to_config(RunOptions& options) {
 }
 
 // Signals as the machine's events: SIGTERM, SIGINT and SIGHUP press the power button; the second, or ten
-// seconds, stop it hard.
+// seconds, stop it hard. SIGUSR1 has it look whether disks have grown.
 class Signals {
  public:
   explicit Signals(Machine& machine) : machine_(machine) {
     sigset_t set;
     sigemptyset(&set);
-    for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&set, signal);
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
     fd_ = UniqueFd(::signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC));
     if (!fd_) throw_errno("watch for signals");
@@ -100,7 +100,9 @@ class Signals {
   void on_signal() {
     signalfd_siginfo info{};
     while (::read(fd_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
-      if (std::exchange(asked_, true)) {
+      if (info.ssi_signo == SIGUSR1) {
+        machine_.rescan_disks();
+      } else if (std::exchange(asked_, true)) {
         stop_hard();
       } else {
         machine_.press_power_button();

@@ -10,6 +10,8 @@
 
 #include "devices/block/disk_set.h"
 #include "devices/block/disk_spec.h"
+#include "devices/block/patient_disk.h"
+#include "devices/block/throttled_disk.h"
 #include "virtio/device/blk_queue.h"
 #include "vmm/core/state.h"
 
@@ -51,6 +53,18 @@ enum Field : uint16_t { kCapacity = 1, kQueues = 2, kReadOnly = 3, kSerial = 4 }
 
 uint16_t default_queues(unsigned cpus) {
   return static_cast<uint16_t>(std::clamp(cpus, 1U, kDefaultMaxQueues));
+}
+
+// The disk with what the user wants of it beside its bytes.
+std::unique_ptr<BlockBackend> dress(std::unique_ptr<BlockBackend> disk, const DiskSpec& spec,
+                                    const CreateContext& context) {
+  if (spec.pause_when_full && !disk->read_only() && context.stalls != nullptr) {
+    disk = std::make_unique<PatientDisk>(std::move(disk), fmt::format("disk {}", spec.path), *context.stalls);
+  }
+  if (spec.requests.per_second != 0 || spec.bytes.per_second != 0) {
+    disk = std::make_unique<ThrottledDisk>(std::move(disk), spec.requests, spec.bytes);
+  }
+  return disk;
 }
 
 }  // namespace
@@ -143,6 +157,20 @@ std::optional<Virtqueue> VirtioBlk::stop_queue(uint16_t index) {
   return queue;
 }
 
+Result<bool> VirtioBlk::resize(std::optional<uint64_t> bytes) {
+  const uint64_t before = disk_->capacity();
+  if (bytes && *bytes < before) return fail(Errc::invalid, "a disk that is in use can only grow");
+  try {
+    const auto engine = IoEngine::create();
+    auto task = bytes ? disk_->resize(*engine, *bytes) : disk_->refresh(*engine);
+    const auto done = engine->run(std::move(task));
+    if (!done) return std::unexpected(done.error());
+  } catch (const HostError&) {
+    return fail(Errc::io, "the host has no more descriptors to resize the disk with");
+  }
+  return disk_->capacity() != before;
+}
+
 void VirtioBlk::reset() {
   acked_ = 0;
 }
@@ -180,7 +208,7 @@ std::unique_ptr<VirtioDevice> create_virtio_blk(std::string_view spec, const Cre
                              .discard = parsed.discard};
   DiskSet own(DiskSet::Purpose::run, context.log);
   OpenedDisk disk = (context.disks == nullptr ? own : *context.disks).take(context.index, spec);
-  return std::make_unique<VirtioBlk>(std::move(disk.backend), std::move(options));
+  return std::make_unique<VirtioBlk>(dress(std::move(disk.backend), parsed, context), std::move(options));
 }
 
 std::string example_virtio_blk_spec(const std::filesystem::path& folder) {

@@ -36,6 +36,7 @@ class VirtioBlk final : public VirtioDevice {
   void ack_features(uint64_t features) override;
   Result<void> start_queue(uint16_t index, Virtqueue&&, QueueContext) override;
   std::optional<Virtqueue> stop_queue(uint16_t index) override;
+  Result<bool> resize(std::optional<uint64_t> bytes) override;
   void reset() override;
   Result<void> close() override;
 

@@ -50,6 +50,7 @@ Virtqueue BlkQueue::stop() {
 }
 
 Result<void> BlkQueue::drain(Virtqueue& queue, const StopFlag& stop) {
+  settings_.disk.capacity = disk_.capacity();  // it may have grown
   engine_->poll();
   for (unsigned begun = 0; begun < kBatch && !stop.requested(); ++begun) {
     auto popped = queue.pop();

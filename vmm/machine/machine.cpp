@@ -11,7 +11,9 @@
 #include "boot/acpi/tables.h"
 #include "boot/kernel_image.h"
 #include "devices/block/disk_set.h"
+#include "virtio/transport_common.h"
 #include "vmm/core/bus.h"
+#include "vmm/core/stall_sink.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/vcpu.h"
@@ -28,7 +30,7 @@ namespace minivmm {
 
 namespace {
 
-class KvmMachine final : public Machine, public VcpuEvents {
+class KvmMachine final : public Machine, public VcpuEvents, private StallSink {
  public:
   KvmMachine(MachineConfig config, Log& log, MachineHooks hooks);
   KvmMachine(const KvmMachine&) = delete;
@@ -42,12 +44,17 @@ class KvmMachine final : public Machine, public VcpuEvents {
   void reset() override;
   void pause() override;
   void resume() override;
+  void resize_disk(unsigned index, uint64_t bytes) override;
+  void rescan_disks() override;
   MachineStats stats() const override;
   const std::string& cmdline() const override { return plan_.cmdline; }
 
  private:
   void on_triple_fault(uint32_t vcpu) override;
   void on_fatal(uint32_t vcpu, std::string report) override;
+  void stalled(std::string_view what) override;
+  void going_on() override;
+  void apply_hold();
   void hold_vcpus();  // asks all to park; any thread, does not wait
   void end(MachineEnd how);
   void load_kernel(bool memory_is_zero);
@@ -77,9 +84,11 @@ class KvmMachine final : public Machine, public VcpuEvents {
   std::atomic<bool> reset_pending_{false};
   std::atomic<uint64_t> resets_{0};
   std::mutex end_mutex_;
-  std::optional<MachineEnd> end_;  // under end_mutex_; the first one counts
-  std::mutex life_mutex_;          // held while vCPUs are being parked, reset or resumed
-  bool paused_ = false;            // by pause(), under life_mutex_
+  std::optional<MachineEnd> end_;    // under end_mutex_; the first one counts
+  std::mutex life_mutex_;            // held while vCPUs are being parked, reset or resumed
+  bool paused_ = false;              // by pause(), under life_mutex_
+  std::atomic<unsigned> stalls_{0};  // devices that cannot go on
+  bool held_ = false;                // for either reason, as far as carried out; under life_mutex_
 };
 
 KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
@@ -104,7 +113,7 @@ KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
                       .on_power_off = [this] { end({MachineEnd::Reason::powered_off, ""}); },
                       .on_reset = [this] { reset(); }},
       make_fw_cfg(config_, memory_, log_));
-  virtio_ = make_virtio_bus({vm_, memory_, pio_, mmio_, loop_, log_, *disks_}, config_, plan_);
+  virtio_ = make_virtio_bus({vm_, memory_, pio_, mmio_, loop_, log_, *disks_, *this}, config_, plan_);
   disks_.reset();
   for (uint32_t index = 0; index < config_.cpus; ++index) {
     vcpus_.push_back(std::make_unique<Vcpu>(vm_, index, cpuid_, pio_, mmio_, *this));
@@ -154,7 +163,7 @@ MachineEnd KvmMachine::run() {
     const std::scoped_lock lock(life_mutex_);  // a pause() may come as soon as the first vCPU runs
     for (const auto& vcpu : vcpus_) vcpu->start();
     load_kernel(true);
-    if (!paused_) resume_all();
+    if (!held_) resume_all();
   }
   loop_.run();
   const std::scoped_lock life_lock(life_mutex_);
@@ -212,7 +221,7 @@ void KvmMachine::reset_now() {
     for (const auto& vcpu : vcpus_) vcpu->reset();
     load_kernel(false);
     ++resets_;
-    if (!paused_) resume_all();
+    if (!held_) resume_all();
   } catch (const std::exception& error) {
     end({MachineEnd::Reason::failed, fmt::format("cannot reset the machine: {}", error.what())});
   }
@@ -229,15 +238,68 @@ void KvmMachine::resume_all() {
 
 void KvmMachine::pause() {
   const std::scoped_lock lock(life_mutex_);
-  park_all();
-  if (!std::exchange(paused_, true)) platform_->pause();
+  paused_ = true;
+  apply_hold();
 }
 
 void KvmMachine::resume() {
   const std::scoped_lock lock(life_mutex_);
-  if (!std::exchange(paused_, false)) return;
-  platform_->resume();
-  if (!reset_pending_) resume_all();
+  paused_ = false;
+  apply_hold();
+}
+
+// With life_mutex_ held.
+void KvmMachine::apply_hold() {
+  const bool hold = paused_ || stalls_ != 0;
+  if (hold) park_all();
+  if (std::exchange(held_, hold) == hold) return;
+  if (hold) {
+    platform_->pause();
+  } else {
+    platform_->resume();
+    if (!reset_pending_) resume_all();
+  }
+}
+
+// The vCPUs are asked at once; that they are parked, and stay so whatever a resume() does, is the loop's
+// work.
+void KvmMachine::stalled(std::string_view what) {
+  ++stalls_;
+  hold_vcpus();
+  loop_.post([this, line = fmt::format("the guest is paused: {}; it goes on once there is", what)] {
+    const std::scoped_lock lock(life_mutex_);
+    apply_hold();
+    if (hooks_.notice) hooks_.notice(line);
+  });
+}
+
+void KvmMachine::going_on() {
+  if (--stalls_ != 0) return;
+  loop_.post([this] {
+    const std::scoped_lock lock(life_mutex_);
+    apply_hold();
+    if (!held_ && hooks_.notice) hooks_.notice("the guest goes on");
+  });
+}
+
+void KvmMachine::resize_disk(unsigned index, uint64_t bytes) {
+  VirtioTransport* const disk = virtio_->find(fmt::format("virtio-blk.{}", index));
+  if (disk == nullptr)
+    throw HostError(ENODEV, fmt::format("cannot resize disk {}: there is no such disk", index));
+  if (auto resized = disk->resize(bytes); !resized) {
+    throw HostError(resized.error().code == Errc::no_space ? ENOSPC : EINVAL,
+                    fmt::format("cannot resize disk {} to {} bytes: {}", index, bytes, resized.error().what));
+  }
+}
+
+void KvmMachine::rescan_disks() {
+  for (VirtioTransport* transport : virtio_->transports()) {
+    if (auto resized = transport->resize(std::nullopt);
+        !resized && resized.error().code != Errc::unsupported) {
+      log_.write(LogLevel::warn,
+                 fmt::format("{}: {}", transport->device().state_name(), resized.error().what));
+    }
+  }
 }
 
 MachineStats KvmMachine::stats() const {

@@ -63,9 +63,16 @@ class Machine {
   virtual void press_power_button() = 0;  // asks the guest to power off
   virtual void stop() = 0;                // ends run() without asking the guest
   virtual void reset() = 0;
-  // pause() returns with every vCPU parked. Not from the loop's own callbacks of another machine.
+  // pause() returns with every vCPU parked. A device that cannot go on (a full host disk) holds them as well
+  // until it can, and hooks.notice says so. Not from the loop's own callbacks of another machine.
   virtual void pause() = 0;
   virtual void resume() = 0;
+  // Gives a disk (0 is the first --disk) another size in bytes and tells the guest, which may go on using it.
+  // Throws HostError: no such disk, the image cannot be resized, no space.
+  virtual void resize_disk(unsigned index, uint64_t bytes) = 0;
+  // Looks whether raw disks' files or devices have another size by now, and tells the guest of those that
+  // have.
+  virtual void rescan_disks() = 0;
   virtual MachineStats stats() const = 0;
   // As planned; a machine that boots from a Flatcar disk looks into it anew at each reset.
   virtual const std::string& cmdline() const = 0;

@@ -28,7 +28,8 @@ std::unique_ptr<VirtioDevice> create_device(const VirtioBus::Host& host, const M
                                             .cpus = config.cpus,
                                             .log = host.log,
                                             .time = host.time,
-                                            .disks = &host.disks});
+                                            .disks = &host.disks,
+                                            .stalls = &host.stalls});
 }
 
 void close_device(VirtioTransport& transport, std::string& failures) {
@@ -71,6 +72,11 @@ class PciTransport final : public VirtioBus {
     return failures;
   }
   std::span<IoDevice* const> devices() const override { return devices_; }
+  std::vector<VirtioTransport*> transports() const override {
+    std::vector<VirtioTransport*> out;
+    for (const auto& function : functions_) out.push_back(&function->transport());
+    return out;
+  }
 
  private:
   static PciBus::Options options(const GuestMemory& memory, const MachinePlan& plan) {
@@ -118,6 +124,11 @@ class MmioTransport final : public VirtioBus {
     return failures;
   }
   std::span<IoDevice* const> devices() const override { return devices_; }
+  std::vector<VirtioTransport*> transports() const override {
+    std::vector<VirtioTransport*> out;
+    for (const auto& transport : transports_) out.push_back(&transport->transport());
+    return out;
+  }
 
  private:
   std::vector<std::unique_ptr<IrqLine>> irqs_;
@@ -130,6 +141,13 @@ class MmioTransport final : public VirtioBus {
 void VirtioBus::note(VirtioDevice& device) {
   auto* blk = dynamic_cast<VirtioBlk*>(&device);
   if (blk != nullptr && first_disk_ == nullptr) first_disk_ = &blk->disk();
+}
+
+VirtioTransport* VirtioBus::find(std::string_view name) const {
+  for (VirtioTransport* transport : transports()) {
+    if (transport->device().state_name() == name) return transport;
+  }
+  return nullptr;
 }
 
 std::unique_ptr<VirtioBus> make_virtio_bus(const VirtioBus::Host& host, const MachineConfig& config,

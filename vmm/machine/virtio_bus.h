@@ -4,6 +4,8 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "vmm/core/bus.h"
 #include "vmm/core/event_loop.h"
@@ -15,6 +17,8 @@ namespace minivmm {
 class BlockBackend;
 class DiskSet;
 class VirtioDevice;
+class StallSink;
+class VirtioTransport;
 class Vm;
 
 class VirtioBus {
@@ -27,6 +31,7 @@ class VirtioBus {
     TimeSource& time;
     Log& log;
     DiskSet& disks;
+    StallSink& stalls;
   };
   virtual ~VirtioBus() = default;  // stops every queue
 
@@ -39,6 +44,10 @@ class VirtioBus {
 
   // The first block device's disk, which its queues use too; null where there is none.
   BlockBackend* first_disk() const { return first_disk_; }
+
+  // By the device's state_name(), "virtio-blk.0"; null where there is none.
+  VirtioTransport* find(std::string_view name) const;
+  virtual std::vector<VirtioTransport*> transports() const = 0;
 
  protected:
   void note(VirtioDevice&);  // each device, before it is given to its transport
