@@ -13,8 +13,8 @@ namespace minivmm::test {
 
 class TempFolder {
  public:
-  TempFolder() {
-    std::string path = (std::filesystem::temp_directory_path() / "minivmm-test-XXXXXX").string();
+  explicit TempFolder(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+    std::string path = (parent / "minivmm-test-XXXXXX").string();
     if (::mkdtemp(path.data()) == nullptr) throw_errno("make a temporary folder");
     path_ = path;
   }

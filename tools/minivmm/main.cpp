@@ -1,5 +1,5 @@
-// The command line: `minivmm [run] …`, `minivmm doctor`. Status 2 for usage errors, 1 for failures, one line
-// each.
+// The command line: `minivmm [run] …`, `minivmm disk …`, `minivmm doctor`. Status 2 for usage errors, 1 for
+// failures, one line each.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
       "  minivmm --kernel bzImage --disk root.img             boot a disk to its login prompt\n"
       "  minivmm --kernel bzImage --initrd initrd.gz          boot an initial RAM disk alone\n"
       "  minivmm --kernel bzImage --disk root.img --dry-run   show the machine and its command line\n"
+      "  minivmm disk --help                                  create, inspect, convert disk images\n"
       "  minivmm doctor                                       check this host\n"};
   app.set_version_flag("--version", "minivmm " MINIVMM_VERSION);
   app.get_formatter()->column_width(34);
@@ -37,6 +38,7 @@ int main(int argc, char** argv) {
   minivmm::Action action;
   minivmm::add_run(app, action);
   minivmm::add_doctor(app, action);
+  minivmm::add_disk(app, action);
   try {
     app.parse(argc, argv);
     return action ? action() : 0;

@@ -14,5 +14,6 @@ using Action = std::function<int()>;
 
 void add_run(CLI::App& app, Action& action);  // also what happens without a verb
 void add_doctor(CLI::App& app, Action& action);
+void add_disk(CLI::App& app, Action& action);
 
 }  // namespace minivmm
