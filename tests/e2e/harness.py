@@ -121,7 +121,9 @@ class Vm(Console):
     def __init__(self, *arguments, kernel="kernel", initrd="initrd-small", memory="128M", terminal=True):
         _local.vms += 1
         stem = os.path.join(Config.out, f"{_local.name}.{_local.vms}")
-        self.argv = [Config.vmm, "--kernel", asset(kernel), "--memory", memory]
+        self.argv = [Config.vmm, "--memory", memory]
+        if kernel:
+            self.argv += ["--kernel", asset(kernel)]
         if initrd:
             self.argv += ["--initrd", asset(initrd)]
         self.argv += arguments

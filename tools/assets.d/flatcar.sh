@@ -20,12 +20,12 @@ TABLE
 flatcar_disk_mib=616
 flatcar_usr_mib=112   # the file system; the hash tree lies behind it, in what is left of the partition
 
-flatcar_packages=base-files,base-passwd,coreutils,cryptsetup-bin,dash,dmsetup,grep,ignition,kmod,libc-bin,mount,passwd
-flatcar_packages+=,sed,systemd,util-linux
+flatcar_packages=base-files,base-passwd,coreutils,cryptsetup-bin,dash,dmsetup,fdisk,grep,ignition,kmod,libc-bin,mount
+flatcar_packages+=,passwd,sed,systemd,util-linux
 
 # What the initrd and the system load; what these depend on comes along.
-flatcar_modules=(virtio_pci virtio_mmio virtio_blk virtio_rng virtio_net crc32c_generic ext4 dm_verity overlay vfat nls_cp437
-  nls_ascii autofs4 qemu_fw_cfg button evdev)
+flatcar_modules=(virtio_pci virtio_mmio virtio_blk virtio_rng virtio_net crc32c_generic ext4 dm_verity overlay vfat
+  nls_cp437 nls_ascii autofs4 qemu_fw_cfg button evdev)
 
 # flatcar_copy_modules KERNEL-TREE ROOT: into ROOT/usr/lib/modules; ROOT/lib leads to usr/lib.
 flatcar_copy_modules() {
@@ -93,7 +93,8 @@ flatcar_configure() {
   {
     for dir in bin sbin lib lib64; do echo "L /$dir - - - - usr/$dir"; done
     for dir in dev home mnt opt proc run sys var var/lib var/log; do echo "d /$dir 0755 root root -"; done
-    printf 'd /root 0700 root root -\nd /tmp 1777 root root -\nL /var/run - - - - ../run\nd /home/core 0755 core core -\n'
+    printf '%s -\n' 'd /root 0700 root root' 'd /tmp 1777 root root' 'd /home/core 0755 core core'
+    echo 'L /var/run - - - - ../run'
   } >"$usr/lib/tmpfiles.d/baselayout.conf"
 }
 
@@ -121,7 +122,7 @@ flatcar_format_oem() { # IMAGE
   printf '%s\n' '# Read by GRUB at each boot.' 'set oem_id="qemu"' 'set linux_append="$linux_append oem.append=seen"' \
     >"$tmp/oem/grub.cfg"
   truncate -s 32M "$1"
-  /sbin/mkfs.ext4 -q -F -m 0 -L OEM -d "$tmp/oem" "$1"
+  mkfs.btrfs -q --mixed -m single -d single --label OEM --rootdir "$tmp/oem" "$1" >/dev/null
 }
 
 # The root is born nearly empty: mount points, and what the first boot makes of them.
@@ -139,7 +140,8 @@ flatcar_partition() {
     printf 'label: gpt\nlabel-id: 00000000-0000-0000-0000-000000000001\n'
     flatcar_partitions | while read -r number name start size type uuid attributes; do
       [[ $uuid == - ]] && uuid='' || uuid=", uuid=$uuid"
-      echo "disk$number : start=${start}MiB, size=${size}MiB, type=$type, name=$name$uuid${attributes:+, attrs=\"$attributes\"}"
+      attributes=${attributes:+, attrs=\"$attributes\"}
+      echo "disk$number : start=${start}MiB, size=${size}MiB, type=$type, name=$name$uuid$attributes"
     done
   } | /sbin/sfdisk -q "$1"
 }
@@ -164,12 +166,12 @@ flatcar_fill() {
   install -m 644 "$(readlink -f "$1/boot/vmlinuz")" "$tmp/vmlinuz"
   printf %s "$hash" | dd of="$tmp/vmlinuz" bs=1 seek=$((0x40)) conv=notrunc status=none
   flatcar_format_efi "$tmp/efi" "$tmp/vmlinuz"
-  flatcar_format_oem "$tmp/oem.ext4"
+  flatcar_format_oem "$tmp/oem.btrfs"
   flatcar_format_root "$tmp/root.ext4"
   flatcar_partition "$tmp/disk"
   flatcar_put "$tmp/disk" 1 "$tmp/efi"
   flatcar_put "$tmp/disk" 3 "$tmp/usr"
-  flatcar_put "$tmp/disk" 6 "$tmp/oem.ext4"
+  flatcar_put "$tmp/disk" 6 "$tmp/oem.btrfs"
   flatcar_put "$tmp/disk" 9 "$tmp/root.ext4"
 }
 
