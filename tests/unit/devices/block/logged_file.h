@@ -52,7 +52,11 @@ class BlockLog {
     const std::scoped_lock guard(guard_);
     return clock_;
   }
-  size_t writes() const { return writes_.size(); }
+  // A time of its own for what happens above the file.
+  uint64_t tick() {
+    const std::scoped_lock guard(guard_);
+    return ++clock_;
+  }
 
   size_t begin(Write write) {
     const std::scoped_lock guard(guard_);
