@@ -61,6 +61,7 @@ std::string resolve_backing_name(std::string_view name, const std::string& image
 }
 
 std::string backing_name_for(const std::string& backing, const std::string& image_path) {
+  if (!url_scheme(backing).empty()) return backing;
   const fs::path below = fs::absolute(backing).lexically_normal();
   const fs::path above = fs::absolute(image_path).lexically_normal();
   // A name with a colon would be taken for a protocol.

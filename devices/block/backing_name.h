@@ -14,7 +14,7 @@ namespace minivmm {
 std::string resolve_backing_name(std::string_view name, const std::string& image_path, BackingTrust trust);
 
 // How an image at `image_path` should name `backing`, so that both can be moved together: relative if they
-// share a folder, else absolute.
+// share a folder, else absolute. A URL is its own name.
 std::string backing_name_for(const std::string& backing, const std::string& image_path);
 
 // Whether both paths are there and are the same file or device.

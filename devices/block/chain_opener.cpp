@@ -37,6 +37,15 @@ class FirstSector {
   ssize_t length_ = 0;
 };
 
+// Whether it is of a format that is never written: then it need not be writable, nor ours alone. A guess,
+// like the one that is made of the file once it is locked.
+bool is_only_read(const std::string& path, const std::string& format) {
+  const ImageFormat* const said = find_image_format(format);
+  if (!format.empty()) return said != nullptr && said->only_read;
+  return probe_image_format(FirstSector(*BlockFile::open(path, {.read_only = true, .lock = false})).bytes())
+      .only_read;
+}
+
 std::string known_schemes() {
   std::vector<std::string_view> prefixes;
   for (const DiskScheme& scheme : disk_schemes()) prefixes.push_back(scheme.prefix);
@@ -82,7 +91,8 @@ std::unique_ptr<BlockBackend> ChainOpener::open(const std::string& path, const L
   }
   if (!url_scheme(path).empty()) return open_url(path, wanted);
   admit(path, "backing file");
-  auto file = BlockFile::open(path, {.read_only = wanted.read_only, .cache = options_.cache});
+  const bool read_only = wanted.read_only || is_only_read(path, wanted.format);
+  auto file = BlockFile::open(path, {.read_only = read_only, .cache = options_.cache});
   const bool guessed = wanted.format.empty();
   const ImageFormat* const format =
       guessed ? &probe_image_format(FirstSector(*file).bytes()) : find_image_format(wanted.format);
@@ -110,6 +120,10 @@ std::unique_ptr<BlockBackend> ChainOpener::open(const std::string& path, const L
 std::unique_ptr<BlockBackend> ChainOpener::open_url(const std::string& url, const Layer& wanted) {
   for (const DiskScheme& scheme : disk_schemes()) {
     if (!url.starts_with(scheme.prefix)) continue;
+    if (!wanted.format.empty() && wanted.format != "raw") {
+      throw ConfigError(fmt::format("{}: what a server exports is taken as it is (format=raw), not as {}",
+                                    url, wanted.format));
+    }
     const size_t index = layers_.size();
     layers_.push_back({.path = url, .format = std::string(url_scheme(url))});
     may_name_files_.push_back(wanted.may_name_files);

@@ -41,6 +41,16 @@ std::optional<uint16_t> get_queues(const SpecString& spec) {
   return static_cast<uint16_t>(queues);
 }
 
+std::chrono::seconds get_reconnect_delay(const SpecString& spec) {
+  if (!spec.get("reconnect-delay")) return kReconnectDelay;
+  const uint64_t seconds = get_number(spec, "reconnect-delay");
+  if (seconds > static_cast<uint64_t>(kMaxReconnectDelay.count())) {
+    throw ConfigError(fmt::format("--disk reconnect-delay={}: give seconds, {} at most", seconds,
+                                  kMaxReconnectDelay.count()));
+  }
+  return std::chrono::seconds(seconds);
+}
+
 std::string get_format(const SpecString& spec) {
   const std::string format = spec.get("format").value_or("auto");
   if (format == "auto") return "";
@@ -70,7 +80,7 @@ BackingTrust get_backing(const SpecString& spec) {
 DiskSpec parse_disk_spec(std::string_view text) {
   const SpecString spec("--disk", text,
                         {"format", "readonly", "overlay", "cache", "queues", "iops", "iops-burst", "bps",
-                         "bps-burst", "serial", "discard", "backing", "on-error"});
+                         "bps-burst", "serial", "discard", "backing", "on-error", "reconnect-delay"});
   DiskSpec disk;
   disk.path = spec.head();
   if (disk.path.empty()) throw ConfigError(fmt::format("--disk {}: name the disk image first", text));
@@ -80,6 +90,7 @@ DiskSpec parse_disk_spec(std::string_view text) {
   disk.backing = get_backing(spec);
   disk.discard = spec.get_switch("discard", true);
   disk.pause_when_full = spec.get_choice("on-error", {"pause", "report"}, "pause") == "pause";
+  disk.reconnect_delay = get_reconnect_delay(spec);
   disk.queues = get_queues(spec);
   disk.serial = spec.get("serial");
   if (disk.serial && disk.serial->size() > kMaxDiskSerial) {

@@ -1,6 +1,7 @@
 // What the user says of a disk: --disk PATH[,key=value...].
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -18,6 +19,10 @@ enum class BackingTrust : uint8_t {
   none,     // none: an image that needs another file is refused
 };
 
+// How long requests wait for a server that was lost, before they fail.
+inline constexpr std::chrono::seconds kReconnectDelay{10};
+inline constexpr std::chrono::seconds kMaxReconnectDelay{86'400};
+
 struct DiskSpec {
   std::string path;    // of a file or a block device, or a URL
   std::string format;  // empty: guessed from the first bytes
@@ -26,6 +31,7 @@ struct DiskSpec {
   BackingTrust backing = BackingTrust::safe;
   bool discard = true;          // what the guest discards is freed
   bool pause_when_full = true;  // hold the guest while the host has no space; else its requests fail
+  std::chrono::seconds reconnect_delay = kReconnectDelay;
 
   bool temporary_overlay = false;
   std::string overlay;  // path of the qcow2 image that takes the writes; empty: none
@@ -40,10 +46,11 @@ inline constexpr size_t kMaxDiskSerial = 20;  // virtio 1.2, 5.2.6: VIRTIO_BLK_I
 
 inline constexpr std::string_view kDiskSpecMetavar = "PATH[,KEY=VALUE...]";
 inline constexpr std::string_view kDiskSpecHelp =
-    "a disk: an image file or a block device. format=auto|raw|qcow2, readonly=on, overlay=temp (throw the "
+    "a disk: an image file, a block device or an NBD server's URL. format=auto|raw|qcow2|vmdk|vdi|vhdx, "
+    "readonly=on, overlay=temp (throw the "
     "writes away) or overlay=FILE (keep them there), cache=writeback|none|unsafe, discard=off, queues=N, "
     "iops=N, bps=SIZE, iops-burst=N, bps-burst=SIZE, serial=S, on-error=pause|report (when the host is "
-    "full), backing=safe|trusted|none";
+    "full), backing=safe|trusted|none, reconnect-delay=SECONDS";
 
 // Throws ConfigError for what makes no sense; looks at no file.
 DiskSpec parse_disk_spec(std::string_view text);

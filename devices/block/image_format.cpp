@@ -50,13 +50,18 @@ constexpr std::array kFormats{
     ImageFormat{"qcow2", "a qcow2 image", is_qcow2, open_qcow2_image},
     ImageFormat{"qcow", "a qcow image of version 1", is_qcow1, nullptr},
     ImageFormat{"qed", "a QED image", is_qed, nullptr},
-    ImageFormat{"vmdk", "a VMware image", is_vmdk, nullptr},
-    ImageFormat{"vdi", "a VirtualBox image", is_vdi, nullptr},
-    ImageFormat{"vhdx", "a VHDX image", is_vhdx, nullptr},
+    ImageFormat{"vmdk", "a VMware image", is_vmdk, open_vmdk_image, true},
+    ImageFormat{"vdi", "a VirtualBox image", is_vdi, open_vdi_image, true},
+    ImageFormat{"vhdx", "a VHDX image", is_vhdx, open_vhdx_image, true},
     ImageFormat{"vpc", "a VHD image", is_vhd, nullptr},
 };
 
-constexpr std::array<DiskScheme, 0> kSchemes{};
+constexpr std::array kSchemes{
+    DiskScheme{"nbd://", open_nbd_disk},
+    DiskScheme{"nbds://", open_nbd_disk},
+    DiskScheme{"nbd+unix://", open_nbd_disk},
+    DiskScheme{"nbds+unix://", open_nbd_disk},
+};
 
 }  // namespace
 

@@ -23,6 +23,7 @@ struct ImageFormat {
   // Opens the image in `file`, which becomes layer `layer` of the chain. Throws HostError. Null: the format
   // is recognised, so that nobody takes it for a raw disk, but cannot be read.
   std::unique_ptr<BlockBackend> (*open)(ChainOpener& chain, std::unique_ptr<BlockFile> file, size_t layer);
+  bool only_read = false;  // never written, whatever the user asks for
 };
 std::span<const ImageFormat> image_formats();
 

@@ -15,7 +15,8 @@ OpenImageOptions options_of(const DiskSpec& spec, bool read_only) {
           .read_only = read_only,
           .cache = spec.cache,
           .backing = spec.backing,
-          .discard = spec.discard};
+          .discard = spec.discard,
+          .reconnect_delay = spec.reconnect_delay};
 }
 
 }  // namespace
@@ -49,8 +50,7 @@ OpenedDisk open_disk(IoEngine& engine, const DiskSpec& spec) {
 OpenedDisk inspect_disk(IoEngine& engine, const DiskSpec& spec) {
   if (!spec.overlay.empty() && is_overlay_there(engine, spec.overlay, spec.path)) {
     OpenImageOptions options = options_of(spec, true);
-    options.format = "qcow2";
-    return open_image(engine, spec.overlay, options);
+    return open_existing_overlay(engine, spec.overlay, spec.path, options);
   }
   return open_image(engine, spec.path, options_of(spec, true));
 }

@@ -10,6 +10,7 @@
 #include <filesystem>
 
 #include "devices/block/backing_name.h"
+#include "devices/block/image_format.h"
 #include "devices/block/open_qcow2.h"
 #include "devices/block/qcow2/create.h"
 #include "devices/block/qcow2/image.h"
@@ -36,9 +37,10 @@ UniqueFd open_unnamed(const std::string& folder) {
 }
 
 qcow2::CreateOptions over(const OpenedDisk& image) {
+  const DiskLayer& below = image.chain.front();
   qcow2::CreateOptions create;
   create.size = image.backend->capacity();
-  create.backing_format = image.chain.front().format;
+  create.backing_format = url_scheme(below.path).empty() ? below.format : "raw";
   return create;
 }
 
@@ -68,7 +70,7 @@ OpenedDisk open_temporary_overlay(IoEngine& engine, const std::string& path,
   auto file =
       std::make_unique<BlockFile>(std::move(fd), name, BlockFileOptions{.cache = CacheMode::unsafe}, 0);
   qcow2::CreateOptions create = over(disk);
-  create.backing_file = std::filesystem::absolute(path).string();
+  create.backing_file = url_scheme(path).empty() ? std::filesystem::absolute(path).string() : path;
   const auto written = engine.run(qcow2::write_image(engine, *file, nullptr, create));
   if (!written) throw HostError(EIO, fmt::format("cannot write the {}: {}", name, written.error().what));
   qcow2::Image::Options top;
@@ -88,7 +90,7 @@ bool is_overlay_there(IoEngine& engine, const std::string& overlay, const std::s
   struct stat info{};
   if (::stat(overlay.c_str(), &info) != 0 && errno == ENOENT) return false;
   const std::string below = named_backing(engine, overlay);
-  if (!is_same_file(below, path)) {
+  if (below != path && !is_same_file(below, path)) {
     throw HostError(EEXIST,
                     fmt::format("cannot use {} as an overlay of {}: it is there already, over {}; name "
                                 "another overlay, or that image",
@@ -107,9 +109,23 @@ OpenedDisk open_overlay(IoEngine& engine, const std::string& overlay, const std:
     create.backing_file = backing_name_for(path, overlay);
     qcow2::create_image(engine, overlay, create);
   }
+  return open_existing_overlay(engine, overlay, path, options);
+}
+
+OpenedDisk open_existing_overlay(IoEngine& engine, const std::string& overlay, const std::string& path,
+                                 const OpenImageOptions& options) {
   OpenImageOptions above = options;
   above.format = "qcow2";
-  return open_image(engine, overlay, above);
+  if (url_scheme(path).empty()) return open_image(engine, overlay, above);
+  // Names of servers are refused in images, but this one the user named too.
+  OpenImageOptions below = options;
+  below.read_only = true;
+  OpenedDisk image = open_image(engine, path, below);
+  above.below = std::shared_ptr<BlockBackend>(std::move(image.backend));
+  OpenedDisk disk = open_image(engine, overlay, above);
+  disk.chain.insert(disk.chain.end(), image.chain.begin(), image.chain.end());
+  disk.warnings.insert(disk.warnings.end(), image.warnings.begin(), image.warnings.end());
+  return disk;
 }
 
 }  // namespace minivmm

@@ -16,6 +16,10 @@ OpenedDisk open_temporary_overlay(IoEngine&, const std::string& path, const Open
 OpenedDisk open_overlay(IoEngine&, const std::string& overlay, const std::string& path,
                         const OpenImageOptions& options);
 
+// The same if it is there already.
+OpenedDisk open_existing_overlay(IoEngine&, const std::string& overlay, const std::string& path,
+                                 const OpenImageOptions& options);
+
 // Whether there is such an overlay; throws HostError if it is over something else.
 bool is_overlay_there(IoEngine&, const std::string& overlay, const std::string& path);
 

@@ -82,7 +82,9 @@ void map(const MapOptions& options) {
   walk(*engine, *disk.backend, [&](const Run& run) {
     const BlockExtent& e = run.extent;
     if (!is_stored(e.state)) return;
-    const std::string where = e.has_host_offset ? fmt::format("{:#x}", e.host_offset) : "compressed";
+    const std::string where = e.has_host_offset              ? fmt::format("{:#x}", e.host_offset)
+                              : e.state == State::compressed ? "compressed"
+                                                             : "-";  // a server does not say
     const DiskLayer& layer = disk.chain.at(e.depth);
     fmt::print("{:<#16x}{:<#16x}{:<16}{}\n", run.start, e.length, where,
                layer.data_file.empty() ? layer.path : layer.data_file);
