@@ -5,6 +5,9 @@
 
 namespace minivmm {
 
+void add_disk_create(CLI::App& disk, Action& action);
+void add_disk_info(CLI::App& disk, Action& action);
+void add_disk_check(CLI::App& disk, Action& action);
 void add_disk_resize(CLI::App& disk, Action& action);
 void add_disk_convert(CLI::App& disk, Action& action);
 void add_disk_commit(CLI::App& disk, Action& action);

@@ -192,8 +192,9 @@ Task<Result<void>> walk_l2_tables(CheckWalk& walk) {
   std::vector<std::byte> buffer(h.cluster_size());
   uint64_t done = 0;
   const auto tell = [&] {
-    if (walk.progress && (++done % 64 == 0 || done == walk.l2_tables.size()))
-      walk.progress(done, walk.l2_tables.size());
+    ++done;
+    const bool now = done % 64 == 0 || done == walk.l2_tables.size();
+    if (walk.progress && now) walk.progress(done, walk.l2_tables.size());
   };
   Result<void> good;
   for (size_t i = 0; i < walk.l1.size(); ++i) {
