@@ -4,12 +4,17 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <chrono>
+#include <thread>
 
 #include "vmm/core/error.h"
 
 namespace minivmm {
 
 namespace {
+
+constexpr int kTries = 10;
+constexpr std::chrono::milliseconds kPause{30};
 
 struct flock whole_file(LockMode mode) {
   struct flock lock{};
@@ -22,7 +27,12 @@ struct flock whole_file(LockMode mode) {
 
 void lock_file(int fd, LockMode mode, const std::string& what) {
   struct flock lock = whole_file(mode);
-  if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) return;
+  // A killed program's files are closed a moment after it is gone where io_uring had them in use.
+  for (int tries = 0; tries < kTries; ++tries) {
+    if (tries != 0) std::this_thread::sleep_for(kPause);
+    if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) return;
+    if (errno != EAGAIN && errno != EACCES) break;
+  }
   if (errno != EAGAIN && errno != EACCES) {
     throw_errno(fmt::format("lock the {}", what), "keep it on a file system that has file locks");
   }
