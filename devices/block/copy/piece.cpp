@@ -6,19 +6,11 @@
 namespace minivmm {
 
 Task<Result<std::optional<Piece>>> PieceCutter::next(IoEngine& engine) {
-  co_await mutex_.lock(engine);
-  Result<std::optional<Piece>> out = std::optional<Piece>{};
-  if (position_ < options_.length) {
-    const Result<Piece> piece = co_await cut(engine);
-    if (piece) {
-      position_ += piece->length;
-      out = *piece;
-    } else {
-      out = std::unexpected(piece.error());
-    }
-  }
-  mutex_.unlock();
-  co_return out;
+  if (position_ >= options_.length) co_return std::optional<Piece>{};
+  const Result<Piece> piece = co_await cut(engine);
+  if (!piece) co_return std::unexpected(piece.error());
+  position_ += piece->length;
+  co_return std::optional<Piece>{*piece};
 }
 
 // What is at `offset`, in whole multiples of the alignment; what is not of one kind for so long counts as

@@ -5,7 +5,6 @@
 #include <optional>
 
 #include "devices/block/block_backend.h"
-#include "devices/block/io_sync.h"
 
 namespace minivmm {
 
@@ -28,12 +27,12 @@ struct CutOptions {
   PieceKind (*classify)(const BlockExtent&) = nullptr;  // what is to be done with an extent
 };
 
-// Thread-safe: lanes on several engines take their pieces from one cutter, in the disk's order. A piece of
-// kind zero or skip has no extent of kind data in it; a data piece may hold any.
+// Cuts one piece after another, in the disk's order. A piece of kind zero or skip has no extent of kind data
+// in it; a data piece may hold any.
 class PieceCutter {
  public:
   PieceCutter(BlockBackend& disk, const CutOptions& options) : disk_(disk), options_(options) {}
-  Task<Result<std::optional<Piece>>> next(IoEngine&);  // empty: the end
+  Task<Result<std::optional<Piece>>> next(IoEngine&);  // empty: the end; one at a time
 
  private:
   Task<Result<Piece>> cut(IoEngine&);
@@ -41,8 +40,7 @@ class PieceCutter {
 
   BlockBackend& disk_;
   CutOptions options_;
-  IoMutex mutex_;
-  uint64_t position_ = 0;       // under the mutex
+  uint64_t position_ = 0;
   std::optional<Piece> ahead_;  // what was seen beyond the last piece
 };
 

@@ -3,13 +3,13 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <chrono>
-#include <condition_variable>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <thread>
 #include <vector>
 
+#include "devices/block/copy/piece_queue.h"
 #include "vmm/core/fd.h"
 
 namespace minivmm {
@@ -17,14 +17,12 @@ namespace minivmm {
 namespace {
 
 constexpr unsigned kMaxThreads = 16;
-constexpr auto kProgressInterval = std::chrono::milliseconds(100);
 
 class Sweeper {
  public:
   Sweeper(PieceCutter& pieces, uint64_t step, const PieceWork& work, const SweepOptions& options)
-      : pieces_(pieces), step_(step), work_(work), options_(options), running_(sweep_threads(options)) {
-    const unsigned threads = running_;
-    for (unsigned i = 0; i < threads; ++i) {
+      : pieces_(pieces), step_(step), work_(work), options_(options), engine_(IoEngine::create()) {
+    for (unsigned i = 0; i < sweep_threads(options); ++i) {
       engines_.push_back(IoEngine::create());
       buffers_.push_back(Mapping::map(step * options.lanes, PROT_READ | PROT_WRITE,
                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "buffers for copying"));
@@ -33,21 +31,42 @@ class Sweeper {
 
   Result<void> run() {
     std::vector<std::jthread> threads;
+    // Also where a thread cannot be started: those that were are waiting for pieces.
+    const std::unique_ptr<PieceQueue, decltype([](PieceQueue* queue) { queue->end(); })> end(&queue_);
     for (unsigned i = 0; i < engines_.size(); ++i) {
+      queue_.join();
       threads.emplace_back([this, i] { serve(i); });
     }
-    std::unique_lock lock(mutex_);
-    while (running_ != 0) {
-      ended_.wait_for(lock, kProgressInterval);
-      if (!options_.progress) continue;
-      lock.unlock();
-      options_.progress(done_.load(std::memory_order_relaxed));
-      lock.lock();
+    cut_all();
+    while (!queue_.abandoned()) {
+      queue_.wait_for_room();
+      tell();
     }
+    const std::scoped_lock lock(mutex_);
     return error_ ? Result<void>(std::unexpected(*error_)) : Result<void>{};
   }
 
  private:
+  // On the caller's thread, which the work thus never keeps from cutting on.
+  void cut_all() {
+    while (!stopping_.load(std::memory_order_relaxed)) {
+      if (!queue_.has_room()) {
+        queue_.wait_for_room();
+        tell();
+        continue;
+      }
+      const auto piece = engine_->run(pieces_.next(*engine_));
+      if (!piece) fail_with(piece.error());
+      if (!piece || !*piece) break;
+      queue_.push(**piece);
+    }
+    queue_.end();
+  }
+
+  void tell() {
+    if (options_.progress) options_.progress(done_.load(std::memory_order_relaxed));
+  }
+
   void serve(unsigned thread) {
     IoEngine& engine = *engines_[thread];
     unsigned left = options_.lanes;
@@ -61,8 +80,7 @@ class Sweeper {
     while (left != 0) {
       if (engine.poll() == 0 && left != 0) engine.wait();
     }
-    const std::scoped_lock lock(mutex_);
-    if (--running_ == 0) ended_.notify_all();
+    queue_.leave();
   }
 
   Task<Result<void>> lane(IoEngine& engine, unsigned thread, std::span<std::byte> buffer) {
@@ -70,14 +88,13 @@ class Sweeper {
       if (options_.cancelled != nullptr && options_.cancelled->load(std::memory_order_relaxed)) {
         co_return fail(Errc::closed, "interrupted");
       }
-      const auto piece = co_await pieces_.next(engine);
-      if (!piece) co_return std::unexpected(piece.error());
-      if (!*piece) break;
-      if ((*piece)->kind != PieceKind::skip) {
-        const auto worked = co_await work_(engine, thread, **piece, buffer);
+      const std::optional<Piece> piece = co_await queue_.take(engine);
+      if (!piece) break;
+      if (piece->kind != PieceKind::skip) {
+        const auto worked = co_await work_(engine, thread, *piece, buffer);
         if (!worked) co_return worked;
       }
-      done_.fetch_add((*piece)->length, std::memory_order_relaxed);
+      done_.fetch_add(piece->length, std::memory_order_relaxed);
     }
     co_return Result<void>{};
   }
@@ -92,13 +109,13 @@ class Sweeper {
   const uint64_t step_;
   const PieceWork& work_;
   const SweepOptions& options_;
-  std::vector<std::unique_ptr<IoEngine>> engines_;
+  std::unique_ptr<IoEngine> engine_;                // the cutter's
+  std::vector<std::unique_ptr<IoEngine>> engines_;  // the threads'
   std::vector<Mapping> buffers_;
+  PieceQueue queue_;
   std::atomic<uint64_t> done_{0};
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
-  std::condition_variable ended_;
-  unsigned running_;            // guarded by mutex_
   std::optional<Error> error_;  // guarded by mutex_: the first one
 };
 
