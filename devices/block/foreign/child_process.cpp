@@ -48,6 +48,7 @@ std::vector<std::string> guarded(const std::vector<std::string>& command) {
 
 std::vector<char*> pointers(std::vector<std::string>& strings) {
   std::vector<char*> out;
+  out.reserve(strings.size() + 1);
   for (std::string& s : strings) out.push_back(s.data());
   out.push_back(nullptr);
   return out;
@@ -117,8 +118,7 @@ std::string find_program(const std::string& program) {
 ChildProcess::ChildProcess(Plan plan) {
   const std::string program = plan.command.front();
   try {
-    thread_ =
-        start_quiet_thread("helper", [this, moved = std::move(plan)]() mutable { keep(std::move(moved)); });
+    thread_ = start_quiet_thread("helper", [this, moved = std::move(plan)] { keep(moved); });
   } catch (const std::system_error& e) {
     throw HostError(e.code().value(), fmt::format("cannot start {}: {}", program, e.what()));
   }
@@ -138,7 +138,7 @@ ChildProcess::~ChildProcess() {
 }
 
 // The thread lives as long as the child does: the child would be killed with it.
-void ChildProcess::keep(Plan plan) {
+void ChildProcess::keep(const Plan& plan) {
   const bool started = start(plan);
   if (started) watch();
 }

@@ -38,7 +38,7 @@ class ChildProcess {
   std::string last_words();
 
  private:
-  void keep(Plan plan);
+  void keep(const Plan& plan);
   bool start(const Plan& plan);
   void watch();
   void hear();

@@ -230,26 +230,26 @@ void Client::issue() {
 }
 
 void Client::reap() {
-  for (Command* command : std::exchange(completed_, {})) end(*command->place);
+  for (Command* command : std::exchange(completed_, {})) end(*command);
   if (connection_ && (shutting_down_ || !connection_->alive())) lose_connection();
 }
 
 // What the server answered, or ENOTCONN: nothing, as it is lost.
-void Client::end(const std::shared_ptr<Command>& place) {
-  const std::shared_ptr<Command> command = place;
-  const bool lost = command->error == ENOTCONN || command->error == ESHUTDOWN;
-  if (lost && command->waiter != nullptr && command->attempts < kMaxAttempts) {
+void Client::end(Command& command) {
+  const bool lost = command.error == ENOTCONN || command.error == ESHUTDOWN;
+  if (lost && command.waiter != nullptr && command.attempts < kMaxAttempts) {
     shutting_down_ = true;
-    waiting_.splice(waiting_.begin(), issued_, command->place);
+    waiting_.splice(waiting_.begin(), issued_, command.place);
     return;
   }
-  issued_.erase(command->place);
-  if (command->error != 0)
-    return finish(*command, std::unexpected(lost ? Error{Errc::io, kGone} : answer(command->error)));
-  if (command->changes() && command->waiter != nullptr) ++changes_;
-  if (command->kind == Command::Kind::flush)
-    changes_flushed_ = std::max(changes_flushed_, command->changes_before);
-  finish(*command, {});
+  const std::shared_ptr<Command> kept = std::move(*command.place);
+  issued_.erase(command.place);
+  if (command.error != 0)
+    return finish(command, std::unexpected(lost ? Error{Errc::io, kGone} : answer(command.error)));
+  if (command.changes() && command.waiter != nullptr) ++changes_;
+  if (command.kind == Command::Kind::flush)
+    changes_flushed_ = std::max(changes_flushed_, command.changes_before);
+  finish(command, {});
 }
 
 void Client::lose_connection() {
@@ -257,7 +257,7 @@ void Client::lose_connection() {
   // libnbd has ended all of them with an error, unless it was we who closed.
   for (const auto& command : std::list(issued_)) {
     command->error = ENOTCONN;
-    end(command);
+    end(*command);
   }
   shutting_down_ = false;
   changes_lost_ = changes_lost_ || changes_ > changes_flushed_;

@@ -56,7 +56,7 @@ class Client {
   bool issue(Command& command);
   bool overtakes_given_up(const Command& command) const;
   void reap();
-  void end(const std::shared_ptr<Command>& command);
+  void end(Command& command);
   void finish(Command& command, Result<void> result);
   void lose_connection();
   void fail_waiting();

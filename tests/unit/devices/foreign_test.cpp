@@ -183,7 +183,8 @@ TEST_F(Foreign, NamesWithEveryCharacterAreNames) {
 
 TEST_F(Foreign, AMissingQemuNbdIsNamedWithItsPackage) {
   const std::string image = make("a.vdi", some_bytes(), "vdi");
-  const std::string before = ::getenv("PATH");
+  const char* const path_now = ::getenv("PATH");
+  const std::string before = path_now == nullptr ? "" : path_now;
   ::setenv("PATH", folder_.path().c_str(), 1);
   const std::string what = error(image, "vdi");
   ::setenv("PATH", before.c_str(), 1);

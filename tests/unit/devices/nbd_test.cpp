@@ -57,6 +57,7 @@ TEST_F(Nbd, ManyRequestsAreInFlightAtOnceFromSeveralEngines) {
   const NbdkitServer server({"memory", "16M"});
   const auto disk = NbdDisk::connect(server.uri(), {});
   std::vector<std::jthread> queues;
+  queues.reserve(3);
   for (size_t queue = 0; queue < 3; ++queue) {
     queues.emplace_back([&disk, queue] {
       const auto engine = IoEngine::create();
