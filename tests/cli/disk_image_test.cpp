@@ -138,6 +138,14 @@ TEST_F(DiskImage, InfoRefusesAChainThatComesBack) {
   EXPECT_EQ(minivmm({"disk", "info", "a.qcow2"}).status, 0);
 }
 
+TEST_F(DiskImage, InfoTellsTheSizeOfForeignImages) {
+  qemu_img({"create", "-q", "-f", "vmdk", "a.vmdk", "20M"});
+  const Outcome info = minivmm({"disk", "info", "--json", "a.vmdk"});
+  EXPECT_QUIET(info);
+  EXPECT_TRUE(says(info.out, "\"format\": \"vmdk\"")) << info.out;
+  EXPECT_TRUE(says(info.out, "\"virtual-size\": 20971520")) << info.out;
+}
+
 TEST_F(DiskImage, InfoSaysWhyAnImageCannotBeUsed) {
   qemu_img({"create", "-q", "-f", "qcow2", "a.qcow2", "1M"});
   poke("a.qcow2", 35, 2);  // crypt_method

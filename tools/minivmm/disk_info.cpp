@@ -50,14 +50,19 @@ std::string format_of(IoEngine& engine, BlockFile& file, const std::string& said
       probe_image_format(std::span(first).first(std::min<uint64_t>(first.size(), file.size()))).name);
 }
 
+// Of disks that others read for us: by opening them. An empty `format` is guessed.
+void look_inside(IoEngine& engine, const std::string& format, LayerInfo& layer) {
+  OpenedDisk disk = open_for_tool(engine, layer.path, {.format = format, .read_only = true});
+  layer.format = disk.chain.at(0).format;
+  layer.virtual_size = disk.backend->capacity();
+  check_done(disk.close(engine), fmt::format("close {}", layer.path));
+}
+
 LayerInfo look(IoEngine& engine, const std::string& path, const std::string& format) {
   LayerInfo layer;
   layer.path = path;
   if (!url_scheme(path).empty()) {
-    OpenedDisk disk = open_for_tool(engine, path, {.read_only = true});
-    layer.format = disk.chain.at(0).format;
-    layer.virtual_size = disk.backend->capacity();
-    check_done(disk.close(engine), fmt::format("close {}", path));
+    look_inside(engine, "", layer);
     return layer;
   }
   // Unlocked: also of a disk that a machine is using.
@@ -67,6 +72,7 @@ LayerInfo look(IoEngine& engine, const std::string& path, const std::string& for
     layer.actual_size = static_cast<uint64_t>(info.st_blocks) * 512;
   layer.format = format_of(engine, *file, format);
   if (layer.format == "raw") layer.virtual_size = file->size();
+  if (layer.format != "raw" && layer.format != "qcow2") look_inside(engine, layer.format, layer);
   if (layer.format != "qcow2") return layer;
   std::string why;
   auto read = engine.run(qcow2::read_info(engine, *file, why));
