@@ -65,7 +65,7 @@ std::string backing_name_for(const std::string& backing, const std::string& imag
   const fs::path below = fs::absolute(backing).lexically_normal();
   const fs::path above = fs::absolute(image_path).lexically_normal();
   // A name with a colon would be taken for a protocol.
-  const std::string name = below.filename().string();
+  std::string name = below.filename().string();
   if (below.parent_path() == above.parent_path() && protocol(name).empty()) return name;
   return below.string();
 }

@@ -52,7 +52,7 @@ std::chrono::seconds get_reconnect_delay(const SpecString& spec) {
 }
 
 std::string get_format(const SpecString& spec) {
-  const std::string format = spec.get("format").value_or("auto");
+  std::string format = spec.get("format").value_or("auto");
   if (format == "auto") return "";
   const ImageFormat* known = find_image_format(format);
   if (known != nullptr && known->open != nullptr) return format;
