@@ -3,6 +3,7 @@
 #include "devices/block/qcow2/commit.h"
 
 #include <algorithm>
+#include <map>
 
 #include "devices/block/qcow2/task_group.h"
 
@@ -104,6 +105,30 @@ Task<Result<void>> Runtime::make_room(IoEngine& engine) {
   co_return done;
 }
 
+// What is allocated and not referred to yet stays uncounted in the file until it is: a process that dies
+// between commits leaves no leaks. With the blocks' own writes in plan.writes[0], one each, as in
+// plan.tables.
+void Runtime::leave_out_unlinked(CommitPlan& plan) {
+  const unsigned order = layout_.refcount_order;
+  const uint64_t per_block = (layout_.cluster_size() * 8) >> order;
+  std::map<uint64_t, size_t> collected;  // a block's place in the file, and its number in the plan
+  for (size_t i = 0; i < plan.tables.size(); ++i) collected[plan.tables[i].table->offset] = i;
+  for (const auto& [first, count] : unlinked_) {
+    for (uint64_t cluster = first; cluster < first + count; ++cluster) {
+      const auto found = collected.find(refcounts_.table()[cluster / per_block]);
+      if (found == collected.end()) continue;
+      CommitPlan::Write& write = plan.writes[0][found->second];
+      const TablePtr& block = plan.tables[found->second].table;
+      const uint64_t index = cluster % per_block;
+      const uint64_t skipped = ((write.offset - block->offset) * 8) >> order;
+      if (index < skipped || index - skipped >= (write.bytes.size() * 8) >> order) continue;
+      store_refcount(write.bytes, order, index - skipped, 0);
+      const uint64_t bits = uint64_t{1} << order;
+      refcounts_.blocks().mark_dirty(*block, index * bits / 8, ((index + 1) * bits + 7) / 8);
+    }
+  }
+}
+
 void Runtime::collect(CommitPlan& plan, bool all) {
   if (all) {
     for (const TablePtr& block : refcounts_.blocks().all_dirty()) {
@@ -111,6 +136,7 @@ void Runtime::collect(CommitPlan& plan, bool all) {
       plan.writes[0].push_back(part_of(*block, block->dirty_from, block->dirty_end));
       refcounts_.blocks().mark_clean(*block);
     }
+    leave_out_unlinked(plan);
     plan.refcounts = refcounts_.take_changes();
     if (plan.refcounts.moved) {
       plan.writes[0].push_back(

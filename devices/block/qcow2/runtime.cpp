@@ -221,6 +221,7 @@ Task<void> Runtime::give_back(IoEngine& engine, HostRun run) {
   if (layout_.data_file) co_return;
   uint64_t done = 0;
   auto lower = [this, run, &done]() -> Attempt<void> {
+    unlinked_.erase(run.first);
     for (; done < run.count; ++done) {
       const auto lowered = refcounts_.lower(run.first + done);
       if (!lowered) return lowered;

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -170,6 +171,7 @@ class Runtime {
   Task<Result<void>> commit_locked(IoEngine& engine, bool all);
   Task<Result<void>> commit_phases(IoEngine& engine, CommitPlan& plan, unsigned& phase);
   void collect(CommitPlan& plan, bool all);
+  void leave_out_unlinked(CommitPlan& plan);
   void restore(CommitPlan& plan, unsigned phase);
   Task<void> apply_freed(IoEngine& engine, CommitPlan& plan);
   Task<Result<void>> lower_freed(IoEngine& engine, Freed& freed);
@@ -222,9 +224,10 @@ class Runtime {
   MetadataSet metadata_;
   Refcounts refcounts_;
   TableCache tables_;
-  std::deque<Freed> freed_;       // since the last commit was collected
-  uint64_t compressed_tail_ = 0;  // where the next compressed cluster may begin; 0: in a new cluster
-  uint64_t data_end_ = 0;         // external data file: written or held up to here
+  std::deque<Freed> freed_;                // since the last commit was collected
+  std::map<uint64_t, uint64_t> unlinked_;  // clusters whose entries wait for their data: first, count
+  uint64_t compressed_tail_ = 0;           // where the next compressed cluster may begin; 0: in a new cluster
+  uint64_t data_end_ = 0;                  // external data file: written or held up to here
   uint64_t commits_begun_ = 0;
   uint64_t commits_ended_ = 0;
   uint64_t commits_done_ = 0;  // the last that succeeded

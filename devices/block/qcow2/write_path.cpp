@@ -169,6 +169,7 @@ Attempt<Runtime::Segment> Runtime::plan_new(uint64_t guest, uint64_t length, Tab
     const auto clusters = refcounts_.allocate(wanted);
     if (!clusters) return std::unexpected(clusters.error());
     segment.clusters = *clusters;
+    unlinked_[clusters->first] = clusters->count;
   }
   segment.table = held;
   segment.length = std::min(end, start + (segment.clusters.count << layout_.cluster_bits)) - guest;
@@ -259,6 +260,7 @@ Entry Runtime::linked(const Segment& segment, const Entry& old, uint64_t cluster
 
 void Runtime::link(const Segment& segment, uint64_t guest) {
   const std::scoped_lock guard(mutex_);
+  if (segment.kind == Segment::Kind::new_cluster) unlinked_.erase(segment.clusters.first);
   for (uint64_t at = layout_.cluster_floor(guest); at < guest + segment.length;
        at += layout_.cluster_size()) {
     const Entry old = load_entry(layout_, segment.table->bytes, layout_.l2_index(at));
