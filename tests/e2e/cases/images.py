@@ -13,7 +13,8 @@ from harness import (Vm, case, check, debian_disk, equal, log_in, md5, run, run_
 
 def qemu_img_check(path, leaks_allowed=False):
     """What qemu-img check finds must be nothing, or else leaked clusters alone."""
-    found = json.loads(run(["sh", "-c", f"qemu-img check --output=json '{path}'; [ $? = 0 -o $? = 3 ]"]))
+    said = run(["sh", "-c", f"qemu-img check --output=json '{path}'; [ $? = 0 -o $? = 3 ]"])
+    found = json.loads(said[said.find("{"):])   # what it found, one by one, comes before
     equal("corruptions", found.get("corruptions", 0), 0)
     if not leaks_allowed:
         equal("leaks", found.get("leaks", 0), 0)
@@ -97,8 +98,8 @@ def a_full_host_holds_the_guest_until_there_is_room():
             wait_for_stderr(vm, "the guest is paused: .*disk.qcow2: the host has no space left")
             run(["mount", "-o", "remount,size=100M", folder])
             wait_for_stderr(vm, "the guest goes on")
-            wrote = vm.expect(r"^WROTE (\w+)")[1]
-            equal("what is read back", vm.expect(r"^READ (\w+)")[1], wrote)
+            wrote = vm.expect(r"^WROTE (\w{32})$")[1]
+            equal("what is read back", vm.expect(r"^READ (\w{32})$")[1], wrote)
             vm.expect_exit(0)
         qemu_img_check(image)
     finally:
@@ -125,7 +126,7 @@ def a_full_host_is_an_error_where_the_user_wants_that():
         run(["qemu-img", "create", "-q", "-f", "qcow2", image, "64M"])
         with Vm(*script("disk-fill", "mv.mib=40"), "--no-reboot", "--disk", f"{image},on-error=report") as vm:
             vm.expect(r"^FILLING")
-            vm.expect(r"^READ (\w+)")
+            vm.expect(r"^READ (\w{32})$")
             status = vm.wait_exit(120)
             said = vm.stderr()
             check("paused" not in said, f"the guest was paused: {said}")

@@ -101,7 +101,8 @@ TEST_P(ConcurrentRequests, DoNotDisturbEachOther) {
     ASSERT_NE(image, nullptr) << why_;
     std::vector<std::unique_ptr<Queue>> queues;
     for (unsigned i = 0; i < kQueues; ++i)
-      queues.push_back(std::make_unique<Queue>(*image, i, kSize / kChunk, 100 * round + i));
+      queues.push_back(
+          std::make_unique<Queue>(*image, i, kSize / kChunk, static_cast<unsigned>(100 * round) + i));
     {
       std::vector<std::jthread> threads;
       threads.reserve(kQueues);
