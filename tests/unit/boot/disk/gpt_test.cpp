@@ -76,7 +76,7 @@ TEST(Gpt, ADamagedPrimaryIsReadFromTheBackup) {
 
 TEST(Gpt, DisksThatAreTooSmallHaveNone) {
   const Bytes disk = make_gpt_disk(two_partitions());
-  for (const size_t size : {0, 1, 511, 512, 513, 1023, 1024, 2048}) {
+  for (const size_t size : {0U, 1U, 511U, 512U, 513U, 1023U, 1024U, 2048U}) {
     const Bytes part(disk.begin(), disk.begin() + static_cast<std::ptrdiff_t>(size));
     EXPECT_FALSE(Gpt::read(MemoryDisk(part))) << size;
   }
