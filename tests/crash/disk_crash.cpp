@@ -173,9 +173,10 @@ int write(const std::string& image, const std::string& log, uint64_t seed, uint6
       std::vector<std::unique_ptr<Writer>> writers;
       int running = kDepth;
       for (int i = 0; i < kDepth; ++i) {
-        writers.push_back(std::make_unique<Writer>(Writer{*opened.backend, journal, disk, *engine,
-                                                          std::mt19937_64(seed * 1000 + t * 100 + i),
-                                                          may_resize && t == 0 && i == 0}));
+        writers.push_back(
+            std::make_unique<Writer>(Writer{*opened.backend, journal, disk, *engine,
+                                            std::mt19937_64(seed * 1000 + static_cast<uint64_t>(t * 100 + i)),
+                                            may_resize && t == 0 && i == 0}));
         spawn(writers.back()->forever(), [&running](Result<void> result) {
           --running;
           if (result.error().code != Errc::too_large) {
