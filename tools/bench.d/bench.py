@@ -5,6 +5,7 @@ import json
 import os
 import sys
 
+import blk
 import boot
 import exits
 import instructions
@@ -24,6 +25,8 @@ project holds itself to. docs/benchmarks.md tells how each figure is taken and w
                memory        private memory beyond guest pages, on this host and with an idle Linux guest in the rig
                exits         time per port and MMIO exit, beside a bare loop, on this host and in the rig
                instructions  our own instructions per exit, by kind, counted by callgrind
+  blk        fio in a guest of 1 vCPU, in the rig, minivmm beside QEMU (virtio-blk-pci with an iothread): raw, qcow2,
+             qcow2 over a backing file, first writes; requests per second, exits and interrupts per request
 
 Where /dev/kvm has no hardware behind it the rig emulates one: there only ratios mean anything. Other work on the
 machine makes figures worse, and unevenly: see the spread before believing a ratio.
@@ -47,14 +50,14 @@ PARTS = {"start": start, "memory": memory, "exits": exits, "instructions": instr
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(prog="tools/bench", usage="tools/bench boot|footprint [options]", description=HELP,
+    parser = argparse.ArgumentParser(prog="tools/bench", usage="tools/bench boot|footprint|blk [options]", description=HELP,
                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
-    add("what", choices=["boot", "footprint"], help=argparse.SUPPRESS)
+    add("what", choices=["boot", "footprint", "blk"], help=argparse.SUPPRESS)
     add("--json", action="store_true", help="one JSON object instead of tables: every sample, in ns, bytes, counts")
     add("--check", action="store_true", help="status 1 if a figure is over its limit")
-    add("--runs", type=count, metavar="N", help="repetitions: boots of each VMM (default 9), starts (default 25) or "
-        "rounds of exits (default 40)")
+    add("--runs", type=count, metavar="N", help="repetitions: boots of each VMM (default 9), starts (default 25), "
+        "rounds of exits (default 40), boots with fio (default 5)")
     add("--only", action="append", choices=PARTS, metavar="PART", help="footprint: this part; repeatable")
     add("--no-rig", action="store_true", help="footprint: leave out what is measured in the rig")
     add("--build", metavar="DIR", help="measure the minivmm in this build folder as it is; without this the release "
@@ -62,8 +65,11 @@ def parse(argv):
     add("--cmdline", metavar="TEXT", default=boot.CMDLINE, help=f"boot: kernel command line for all (default: "
         f"\"{boot.CMDLINE}\")")
     add("--kernel", metavar="FILE", help="boot: another bzImage than Debian's cloud kernel (tools/assets kernel)")
+    add("--seconds", type=count, default=4, metavar="S", help="blk: how long each job runs (default 4)")
+    add("--cache", choices=["writeback", "none"], default="writeback", help="blk: the images' cache mode, for both")
+    add("--size-mib", type=count, default=512, metavar="M", help="blk: the images' size (default 512)")
     options = parser.parse_args(argv)
-    if options.what == "boot" and (options.only or options.no_rig):
+    if options.what != "footprint" and (options.only or options.no_rig):
         parser.error("--only and --no-rig are for footprint")
     return options
 
@@ -73,7 +79,7 @@ def main():
     report = Report(sys.argv[1:])
     try:
         context = Context(options)
-        parts = [boot] if options.what == "boot" else [PARTS[name] for name in (options.only or PARTS)]
+        parts = [{"boot": boot, "blk": blk}[options.what]] if options.what != "footprint" else [PARTS[name] for name in (options.only or PARTS)]
         for part in parts:
             part.host(context, report)
         # What needs the rig shares one: the same L1 for all of it.

@@ -4,13 +4,14 @@ import json
 import os
 import sys
 
+import blk
 import boot
 import exits
 import instructions
 import memory
 from common import BenchError
 
-MEASURES = {"boot": boot.measure, "exits": exits.measure, "memory": memory.measure,
+MEASURES = {"blk": blk.measure, "boot": boot.measure, "exits": exits.measure, "memory": memory.measure,
             "record": instructions.record}
 
 

@@ -73,7 +73,7 @@ class Report:
         print("\n".join(f"{key}: {value}" for key, value in self.about.items()))
         over = self.over()
         print("every limit is kept" if not over else
-              f"{len(over)} of {len(self.limits)} limits exceeded: " + "; ".join(limit["text"] for limit in over))
+              f"{len(over)} of {len(self.limits)} limits missed: " + "; ".join(limit["text"] for limit in over))
 
 
 class Table:
@@ -92,8 +92,13 @@ class Table:
 
     def limit(self, what, measured, allowed, unit):
         """`measured` must be at most `allowed`; both in the text's own unit."""
-        within = measured <= allowed
-        text = f"{what}: {measured:.2f}{unit} (limit {allowed:g}{unit})"
+        self._limit(what, measured, allowed, unit, measured <= allowed, f"limit {allowed:g}{unit}")
+
+    def at_least(self, what, measured, wanted, unit):
+        self._limit(what, measured, wanted, unit, measured >= wanted, f"at least {wanted:g}{unit}")
+
+    def _limit(self, what, measured, allowed, unit, within, words):
+        text = f"{what}: {measured:.2f}{unit} ({words})"
         limit = {"what": what, "measured": measured, "limit": allowed, "unit": unit.strip(), "within": within,
                  "text": text}
         self.limits.append(limit)
@@ -113,7 +118,7 @@ class Table:
         else:
             self._print_samples(width)
         for limit in self.limits:
-            print(f"  {'ok  ' if limit['within'] else 'OVER'} {limit['text']}")
+            print(f"  {'ok  ' if limit['within'] else 'MISS'} {limit['text']}")
         for note in self.notes:
             print(f"  {note}")
         print(f"  again: {self.again}\n")
