@@ -7,6 +7,7 @@ import sys
 
 import blk
 import boot
+import disk
 import exits
 import instructions
 import memory
@@ -27,6 +28,7 @@ project holds itself to. docs/benchmarks.md tells how each figure is taken and w
                instructions  our own instructions per exit, by kind, counted by callgrind
   blk        fio in a guest of 1 vCPU, in the rig, minivmm beside QEMU (virtio-blk-pci with an iothread): raw, qcow2,
              qcow2 over a backing file, first writes; requests per second, exits and interrupts per request
+  disk       the block layer without a guest beside qemu-img bench, and disk convert beside qemu-img convert, on this host
 
 Where /dev/kvm has no hardware behind it the rig emulates one: there only ratios mean anything. Other work on the
 machine makes figures worse, and unevenly: see the spread before believing a ratio.
@@ -50,10 +52,10 @@ PARTS = {"start": start, "memory": memory, "exits": exits, "instructions": instr
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(prog="tools/bench", usage="tools/bench boot|footprint|blk [options]", description=HELP,
+    parser = argparse.ArgumentParser(prog="tools/bench", usage="tools/bench boot|footprint|blk|disk [options]", description=HELP,
                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
-    add("what", choices=["boot", "footprint", "blk"], help=argparse.SUPPRESS)
+    add("what", choices=["boot", "footprint", "blk", "disk"], help=argparse.SUPPRESS)
     add("--json", action="store_true", help="one JSON object instead of tables: every sample, in ns, bytes, counts")
     add("--check", action="store_true", help="status 1 if a figure is over its limit")
     add("--runs", type=count, metavar="N", help="repetitions: boots of each VMM (default 9), starts (default 25), "
@@ -68,6 +70,8 @@ def parse(argv):
     add("--seconds", type=count, default=4, metavar="S", help="blk: how long each job runs (default 4)")
     add("--cache", choices=["writeback", "none"], default="writeback", help="blk: the images' cache mode, for both")
     add("--size-mib", type=count, default=512, metavar="M", help="blk: the images' size (default 512)")
+    add("--convert-gib", type=count, default=8, metavar="G", help="disk: the size of what is converted (default 8)")
+    add("--folder", metavar="DIR", help="disk: where the images are made (default: the temporary folder)")
     options = parser.parse_args(argv)
     if options.what != "footprint" and (options.only or options.no_rig):
         parser.error("--only and --no-rig are for footprint")
@@ -79,7 +83,7 @@ def main():
     report = Report(sys.argv[1:])
     try:
         context = Context(options)
-        parts = [{"boot": boot, "blk": blk}[options.what]] if options.what != "footprint" else [PARTS[name] for name in (options.only or PARTS)]
+        parts = [{"boot": boot, "blk": blk, "disk": disk}[options.what]] if options.what != "footprint" else [PARTS[name] for name in (options.only or PARTS)]
         for part in parts:
             part.host(context, report)
         # What needs the rig shares one: the same L1 for all of it.

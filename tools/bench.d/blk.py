@@ -10,7 +10,7 @@ import tempfile
 import peers
 from common import BenchError, asset, progress
 from console import Guest
-from report import Unit
+from report import Unit, middle_ratio
 
 MEMORY_MIB = 512
 IOPS = Unit("requests/s", 1, 0)
@@ -187,11 +187,6 @@ def rig_results(context, report, results):
     def iops(peer, image, job):
         return [sample["iops"] for sample in samples[peer][image][job]]
 
-    def mean_ratio(pairs):
-        ratios = sorted(a / b for a, b in pairs)
-        middle = len(ratios) // 2
-        return ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2
-
     for image, title in (("raw", "raw"), ("qcow2", "qcow2, allocated"), ("backing", "empty qcow2 over an allocated one"),
                          ("first", "empty qcow2")):
         jobs = samples["minivmm"][image]
@@ -200,14 +195,14 @@ def rig_results(context, report, results):
         for job in jobs:
             for peer in ("minivmm", qemu):
                 table.row(f"{job}: {peer}", iops(peer, image, job))
-            against = mean_ratio(zip(iops("minivmm", image, job), iops(qemu, image, job)))
+            against = middle_ratio(iops("minivmm", image, job), iops(qemu, image, job))
             wanted = AGAINST_QEMU.get(job) if image == "raw" else FIRST_AGAINST_QEMU if image == "first" else None
             if wanted:
                 table.at_least(f"{job}: minivmm / QEMU", against, wanted, " x")
             else:
                 table.notes.append(f"{job}: minivmm / QEMU: {against:.2f} x (no limit is set)")
             if image in AGAINST_RAW:
-                ours = mean_ratio(zip(iops("minivmm", image, job), iops("minivmm", "raw", job)))
+                ours = middle_ratio(iops("minivmm", image, job), iops("minivmm", "raw", job))
                 table.at_least(f"{job}: minivmm / its raw", ours, AGAINST_RAW[image], " x")
         costs(table, samples, qemu, image)
         table.extra["costs"] = {peer: samples[peer][image] for peer in samples}

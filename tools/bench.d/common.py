@@ -75,17 +75,21 @@ class Context:
             quietly(f"building {name}", [*command, "-o", out, *sources, *extra])
 
     def make_dispatch(self):
-        """The program that replays exits: linked with the library that is measured."""
-        library = next((path for name in ("libminivmm.a", "libminivmm.so")
-                        if os.path.exists(path := os.path.join(self.build, name))), None)
+        """The program that replays exits."""
+        return self.make_linked("dispatch")
+
+    def make_linked(self, name):
+        """A C++ program that is linked with the library that is measured."""
+        library = next((path for file in ("libminivmm.a", "libminivmm.so")
+                        if os.path.exists(path := os.path.join(self.build, file))), None)
         if library is None:
             raise BenchError(f"no libminivmm in {self.build}")
-        flags = subprocess.run(["pkg-config", "--libs", "fmt", "zlib", "libzstd", "liblz4", "liblzma"],
+        flags = subprocess.run(["pkg-config", "--libs", "fmt", "zlib", "libzstd", "liblz4", "liblzma", "liburing"],
                                stdout=subprocess.PIPE, text=True).stdout.split()
-        quietly("building dispatch", ["g++", "-O2", "-g", "-std=c++23", "-Wall", "-Wextra", "-I", ROOT, "-o",
-                                      self.tool("dispatch"), os.path.join(HERE, "src/dispatch.cpp"), library,
+        quietly(f"building {name}", ["g++", "-O2", "-g", "-std=c++23", "-Wall", "-Wextra", "-I", ROOT, "-o",
+                                      self.tool(name), os.path.join(HERE, f"src/{name}.cpp"), library,
                                       f"-Wl,-rpath,{self.build}", *flags, "-pthread"])
-        return self.tool("dispatch")
+        return self.tool(name)
 
 
 SILENCE_S = 300   # no single step takes as long

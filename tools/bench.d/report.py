@@ -26,6 +26,11 @@ class Samples:
                 "samples": self.values}
 
 
+def middle_ratio(ours, theirs):
+    """The median of the ratios of measurements that were taken in pairs."""
+    return statistics.median(a / b for a, b in zip(ours, theirs))
+
+
 class Unit:
     def __init__(self, name, divisor, digits):
         self.name, self.divisor, self.digits = name, divisor, digits
