@@ -79,7 +79,8 @@ VirtioBlk::VirtioBlk(std::unique_ptr<BlockBackend> disk, Options options)
 
 VirtioBlk::~VirtioBlk() {
   for (auto& queue : queues_) queue.reset();
-  static_cast<void>(close());  // what was not flushed was not promised; nobody is left to be told
+  const Result<void> closed = close();
+  static_cast<void>(closed);  // what was not flushed was not promised; nobody is left to be told
 }
 
 Result<void> VirtioBlk::close() {

@@ -74,6 +74,7 @@ class PciTransport final : public VirtioBus {
   std::span<IoDevice* const> devices() const override { return devices_; }
   std::vector<VirtioTransport*> transports() const override {
     std::vector<VirtioTransport*> out;
+    out.reserve(functions_.size());
     for (const auto& function : functions_) out.push_back(&function->transport());
     return out;
   }
@@ -126,6 +127,7 @@ class MmioTransport final : public VirtioBus {
   std::span<IoDevice* const> devices() const override { return devices_; }
   std::vector<VirtioTransport*> transports() const override {
     std::vector<VirtioTransport*> out;
+    out.reserve(transports_.size());
     for (const auto& transport : transports_) out.push_back(&transport->transport());
     return out;
   }
