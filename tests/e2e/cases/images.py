@@ -56,6 +56,7 @@ def debian_boots_from_qcow2_and_its_overlay_is_thrown_away():
 def a_killed_vmm_loses_nothing_that_was_flushed():
     chance = random.Random(time.time())
     slots = {}    # slot: the last write known to be flushed
+    flushed = 0
     image = scratch("disk.qcow2")
     for life in range(6):
         options = "" if life % 2 else "compat=0.10,"
@@ -72,6 +73,7 @@ def a_killed_vmm_loses_nothing_that_was_flushed():
             vm.process.wait()
             for n in re.findall(r"^SYNCED (\d+)$", vm.text, re.MULTILINE):
                 lives[int(n) * 7919 % 256] = int(n)
+        flushed += len(lives)
         for slot, n in lives.items():
             slots[slot] = (life, n)
         qemu_img_check(image, leaks_allowed=True)
@@ -83,16 +85,26 @@ def a_killed_vmm_loses_nothing_that_was_flushed():
                 # A later life has begun to count anew: its unflushed writes may be there.
                 if when == life:
                     check(int(found[1]) >= n, f"slot {slot} holds write {int(found[1])}, and {n} was flushed")
+    check(flushed > 0, "no guest lived long enough to flush anything")
 
 
-@case
-def a_full_host_holds_the_guest_until_there_is_room():
+@contextlib.contextmanager
+def image_on_small_host():
+    """A file system with less room than the qcow2 image on it may need."""
     folder = scratch("small")
     os.mkdir(folder)
     run(["mount", "-t", "tmpfs", "-o", "size=24M", "tmpfs", folder])
     try:
         image = os.path.join(folder, "disk.qcow2")
         run(["qemu-img", "create", "-q", "-f", "qcow2", image, "64M"])
+        yield folder, image
+    finally:
+        run(["umount", "-l", folder])
+
+
+@case
+def a_full_host_holds_the_guest_until_there_is_room():
+    with image_on_small_host() as (folder, image):
         with Vm(*script("disk-fill", "mv.mib=40"), "--no-reboot", "--disk", image) as vm:
             vm.expect(r"^FILLING")
             wait_for_stderr(vm, "the guest is paused: .*disk.qcow2: the host has no space left")
@@ -102,8 +114,6 @@ def a_full_host_holds_the_guest_until_there_is_room():
             equal("what is read back", vm.expect(r"^READ (\w{32})$")[1], wrote)
             vm.expect_exit(0)
         qemu_img_check(image)
-    finally:
-        run(["umount", "-l", folder])
 
 
 def wait_for_stderr(vm, pattern, seconds=240):
@@ -118,12 +128,7 @@ def wait_for_stderr(vm, pattern, seconds=240):
 
 @case
 def a_full_host_is_an_error_where_the_user_wants_that():
-    folder = scratch("small")
-    os.mkdir(folder)
-    run(["mount", "-t", "tmpfs", "-o", "size=24M", "tmpfs", folder])
-    try:
-        image = os.path.join(folder, "disk.qcow2")
-        run(["qemu-img", "create", "-q", "-f", "qcow2", image, "64M"])
+    with image_on_small_host() as (_, image):
         with Vm(*script("disk-fill", "mv.mib=40"), "--no-reboot", "--disk", f"{image},on-error=report") as vm:
             vm.expect(r"^FILLING")
             vm.expect(r"^READ (\w{32})$")
@@ -134,8 +139,6 @@ def a_full_host_is_an_error_where_the_user_wants_that():
             # What could not be written to a full host at the end is told too.
             check(status == 0 or "could not be closed" in said, f"status {status}: {said}")
         qemu_img_check(image, leaks_allowed=True)
-    finally:
-        run(["umount", "-l", folder])
 
 
 @case
