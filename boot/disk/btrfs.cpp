@@ -7,6 +7,8 @@
 #include <cstring>
 #include <optional>
 
+#include "boot/disk/load.h"
+
 namespace minivmm {
 
 namespace {
@@ -20,13 +22,6 @@ constexpr uint32_t kFolder = 0040000;
 
 enum : uint8_t { kPlain = 0, kZlib = 1, kLzo = 2, kZstd = 3 };
 enum : uint8_t { kInline = 0, kStored = 1, kPreallocated = 2 };
-
-template <class T>
-T load(std::span<const std::byte> from, size_t at) {
-  T v{};
-  std::memcpy(&v, from.data() + at, sizeof v);
-  return v;
-}
 
 // `packed` may have padding behind it.
 Result<std::vector<std::byte>> unpack(uint8_t compression, std::span<const std::byte> packed, uint64_t size) {

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <string_view>
 
+#include "boot/disk/load.h"
+
 namespace minivmm {
 
 namespace {
@@ -28,13 +30,6 @@ constexpr uint64_t kKnownFeatures = 0x7ff | 0x800 | 0x10000;
 // Block group profiles beside DATA, SYSTEM and METADATA: DUP.
 constexpr uint64_t kProfiles = 0x7f8;
 constexpr uint64_t kDup = 0x20;
-
-template <class T>
-T load(std::span<const std::byte> from, size_t at) {
-  T v{};
-  std::memcpy(&v, from.data() + at, sizeof v);
-  return v;
-}
 
 }  // namespace
 

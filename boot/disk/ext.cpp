@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "boot/disk/load.h"
+
 namespace minivmm {
 
 namespace {
@@ -26,13 +28,6 @@ constexpr uint32_t kInodeInline = 0x10000000;
 constexpr uint16_t kTypeMask = 0xf000;
 constexpr uint16_t kRegular = 0x8000;
 constexpr uint16_t kFolder = 0x4000;
-
-template <class T>
-T load(std::span<const std::byte> from, size_t at) {
-  T v{};
-  std::memcpy(&v, from.data() + at, sizeof v);
-  return v;
-}
 
 }  // namespace
 
