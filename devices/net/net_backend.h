@@ -63,6 +63,10 @@ class NetQueue {
 
   // After the last send() of a batch.
   virtual void flush() {}
+
+  // Whether receive() has something: a look, at the cost of one system call at most, because the worker asks
+  // again and again for some microseconds before it sleeps. False where nobody can tell so cheaply.
+  virtual bool ready() { return false; }
 };
 
 // Made and destroyed on any thread, with no queue in use; other calls come under the device's mutex.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <ranges>
 #include <utility>
 #include <vector>
 
@@ -29,6 +30,13 @@ std::vector<std::string> split(std::string_view text) {
   return parts;
 }
 
+bool is_repeatable(std::string_view known) {
+  return known.ends_with('*');
+}
+std::string_view name_of(std::string_view known) {
+  return known.substr(0, known.size() - (is_repeatable(known) ? 1 : 0));
+}
+
 }  // namespace
 
 std::string spec_head(std::string_view text) {
@@ -42,25 +50,34 @@ SpecString::SpecString(std::string_view option, std::string_view text,
   for (std::string& part : split(text)) {
     const size_t equals = part.find('=');
     std::string key = part.substr(0, equals);
-    const bool is_known = std::ranges::find(known, key) != known.end();
+    const auto found = std::ranges::find(known, key, name_of);
+    const bool is_known = found != known.end();
     if (std::exchange(first, false) && !is_known) {  // a path may hold an equals sign of its own
       head_ = std::move(part);
       continue;
     }
     if (!is_known) {
       throw ConfigError(fmt::format("{} {}: unknown setting '{}'; known are {}", option, text, key,
-                                    fmt::join(known, ", ")));
+                                    fmt::join(known | std::views::transform(name_of), ", ")));
     }
     std::string setting = equals == std::string::npos ? "on" : part.substr(equals + 1);
-    if (!values_.emplace(std::move(key), std::move(setting)).second) {
-      throw ConfigError(fmt::format("{} {}: '{}' is given twice", option, text, part.substr(0, equals)));
+    auto& settings = values_[key];
+    if (!settings.empty() && !is_repeatable(*found)) {
+      throw ConfigError(fmt::format("{} {}: '{}' is given twice", option, text, key));
     }
+    settings.push_back(std::move(setting));
   }
 }
 
 std::optional<std::string> SpecString::get(std::string_view key) const {
   const auto found = values_.find(key);
   if (found == values_.end()) return std::nullopt;
+  return found->second.front();
+}
+
+std::vector<std::string> SpecString::get_all(std::string_view key) const {
+  const auto found = values_.find(key);
+  if (found == values_.end()) return {};
   return found->second;
 }
 

@@ -8,17 +8,19 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace minivmm {
 
 class SpecString {
  public:
   // `option` names the option in errors ("--disk"). Throws ConfigError on a repeated key or one not in
-  // `known`.
+  // `known`, where a '*' follows a key that may be repeated.
   SpecString(std::string_view option, std::string_view text, std::initializer_list<std::string_view> known);
 
   const std::string& head() const { return head_; }  // what stands before the first key=value; may be empty
   std::optional<std::string> get(std::string_view key) const;
+  std::vector<std::string> get_all(std::string_view key) const;  // of one that may be repeated, in order
   bool get_switch(std::string_view key,
                   bool fallback) const;  // on|off|true|false|yes|no|1|0, or the bare key
   uint64_t get_size(std::string_view key, uint64_t fallback) const;
@@ -29,7 +31,7 @@ class SpecString {
  private:
   std::string option_;
   std::string head_;
-  std::map<std::string, std::string, std::less<>> values_;
+  std::map<std::string, std::vector<std::string>, std::less<>> values_;
 };
 
 // What stands before the first lone comma, unescaped.

@@ -1,3 +1,4 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <thread>
@@ -66,6 +67,19 @@ TEST(SpecString, NamesWhatItDoesNotKnow) {
   EXPECT_THROW(SpecString("--disk", "a,readonly=on,readonly=off", {"readonly"}), ConfigError);
   EXPECT_THROW((void)SpecString("--disk", "a,readonly=maybe", {"readonly"}).get_switch("readonly", false),
                ConfigError);
+}
+
+TEST(SpecString, RepeatsOnlyWhatMayBeRepeated) {
+  const SpecString spec("--net", "user,forward=1:2,restrict=on,forward=3:4", {"forward*", "restrict"});
+  EXPECT_EQ(spec.get_all("forward"), (std::vector<std::string>{"1:2", "3:4"}));
+  EXPECT_EQ(spec.get_all("other"), std::vector<std::string>{});
+  EXPECT_THROW(SpecString("--net", "user,restrict=on,restrict=off", {"forward*", "restrict"}), ConfigError);
+  try {
+    const SpecString wrong("--net", "user,fwd=1:2", {"forward*", "restrict"});
+    FAIL() << "not refused";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("known are forward, restrict"));
+  }
 }
 
 TEST(SpecString, ParsesSizes) {
