@@ -6,9 +6,10 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 
 import peers
-from common import BenchError, asset, progress
+from common import BenchError, asset, leave_partial, progress
 from console import Guest
 from report import Unit, middle_ratio
 
@@ -92,16 +93,29 @@ def kvm_exits():
         return int(file.read())
 
 
-def cpu_ns(pid):
-    """CPU time of each of a process's threads but the vCPU's, in ns."""
-    total = 0
-    for path in glob.glob(f"/proc/{pid}/task/*/schedstat"):
-        with open(path.replace("schedstat", "comm")) as file:
-            name = file.read().strip()
-        if "vcpu" not in name and "KVM" not in name:
-            with open(path) as file:
-                total += int(file.read().split()[0])
-    return total
+TICK_US = 1e6 / os.sysconf("SC_CLK_TCK")
+
+
+def spent_us(pid):
+    """Where a VMM's time went so far, in us: its vCPU's thread in the guest, the same in KVM and in the VMM (both counted
+    in ticks), and all its other threads, those that have ended too."""
+    other = time.clock_gettime_ns(~pid << 3 | 2)   # clock_getcpuclockid(3)
+    guest = exits = 0.0
+    for path in glob.glob(f"/proc/{pid}/task/*"):
+        try:
+            with open(f"{path}/comm") as file:
+                name = file.read()
+            with open(f"{path}/schedstat") as file:
+                ran = int(file.read().split()[0])
+            with open(f"{path}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()   # from the third on, proc(5)
+        except (FileNotFoundError, ProcessLookupError):
+            continue   # one of a pool, gone meanwhile
+        if "vcpu" in name or "KVM" in name:
+            other -= ran
+            guest += int(fields[40]) * TICK_US
+            exits += (int(fields[11]) + int(fields[12]) - int(fields[40])) * TICK_US
+    return {"guest_us": guest, "vcpu_us": exits, "threads_us": other / 1000}
 
 
 def fio(request, peer, disks, jobs):
@@ -110,15 +124,15 @@ def fio(request, peer, disks, jobs):
     with Guest(request["observe"], command(request, peer, disks, jobs)) as guest:
         for number in range(1, len(jobs) + 1):
             guest.wait_for(b"JOB-BEGIN %d\r\n" % number, 120)
-            exits, cpu = kvm_exits(), cpu_ns(guest.pid)
+            exits, spent = kvm_exits(), spent_us(guest.pid)
             guest.wait_for(b"JOB-END %d " % number, 60 + 3 * request["seconds"])
-            exits, cpu = kvm_exits() - exits, cpu_ns(guest.pid) - cpu
+            exits, now = kvm_exits() - exits, spent_us(guest.pid)
             while not re.search(rb"JOB-END %d .*\n" % number, guest.output):
                 guest.wait_for(b"\n", 10)
             found = re.search(rb"JOB-END \d+ (\d+) (\d+) ([\d.]+) (\d+)", guest.output[guest.output.rfind(b"JOB-END"):])
             ios, ms, latency, interrupts = int(found[1]), int(found[2]), float(found[3]), int(found[4])
             out.append({"iops": ios / ms * 1000, "latency_us": latency, "exits": exits / ios,
-                        "interrupts": interrupts / ios, "vmm_cpu_us": cpu / ios / 1000})
+                        "interrupts": interrupts / ios, **{key: (now[key] - spent[key]) / ios for key in now}})
     return out
 
 
@@ -132,14 +146,15 @@ def measure(request):
             request[name] = shutil.copy(request[name], os.path.join(memory, name))
         images = make_images(folder, request["size_mib"])
         everything = [(0, *job) for job in JOBS.values()]
-        qemu = faster_engine(request, images)
-        samples = {}
+        # What an emulated machine that broke down had measured is not measured again.
+        qemu = request.get("qemu") or faster_engine(request, images)
+        samples = request.get("samples", {})
 
         def keep(peer, image, names, results):
             for name, result in zip(names, results):
                 samples.setdefault(peer, {}).setdefault(image, {}).setdefault(name, []).append(result)
 
-        for number in range(request["runs"]):
+        for number in range(request.get("rounds", 0), request["runs"]):
             order = ["minivmm", qemu] if number % 2 == 0 else [qemu, "minivmm"]
             for peer in order:
                 for image in ("raw", "qcow2"):
@@ -152,6 +167,7 @@ def measure(request):
                 run("qemu-img", "check", "-q", images["qcow2"])
             progress(f"round {number + 1} of {request['runs']}: " + ", ".join(
                 f"{peer} {samples[peer]['raw'][job][-1]['iops']:.0f}/s" for peer in order for job in list(JOBS)[:1]))
+            leave_partial("blk", {"qemu": qemu, "samples": samples, "rounds": number + 1})
     return {"samples": samples, "qemu": qemu}
 
 
@@ -214,11 +230,13 @@ def costs(table, samples, qemu, image):
         values = sorted(sample[what] for sample in samples[peer][image][job])
         return values[len(values) // 2]
 
-    table.notes.append("per request: exits, interrupts, latency in us, CPU time of the VMM's own threads in us")
+    table.notes.append("per request: exits, interrupts, latency; us of the vCPU's thread in the guest, of the same in KVM "
+                       "and the VMM, of the VMM's other threads")
     for job in samples["minivmm"][image]:
         for peer in ("minivmm", qemu):
             table.notes.append(f"  {job}: {peer}: {median(peer, job, 'exits'):.2f}, {median(peer, job, 'interrupts'):.2f}, "
-                               f"{median(peer, job, 'latency_us'):.0f}, {median(peer, job, 'vmm_cpu_us'):.0f}")
+                               f"{median(peer, job, 'latency_us'):.0f} us; " +
+                               ", ".join(f"{median(peer, job, what):.0f}" for what in ("guest_us", "vcpu_us", "threads_us")))
         for what in ("exits", "interrupts"):
             table.limit(f"{job}: {what} per request, minivmm / QEMU",
                         median("minivmm", job, what) / max(median(qemu, job, what), 1e-9), 1.0, " x")

@@ -1,5 +1,6 @@
 """A VMM as a child process, with the guest's serial console on pipes and the time of what arrives there."""
 
+import glob
 import os
 import select
 import shlex
@@ -55,7 +56,26 @@ class Guest:
 
     def fail(self, what):
         tail = self.output[-400:].decode(errors="replace").strip()
-        raise BenchError(f"{shlex.join(self.argv)}: {what}; it wrote: {tail or 'nothing'}")
+        where = "".join(f"\n  {line}" for line in self.threads())
+        raise BenchError(f"{shlex.join(self.argv)}: {what}; it wrote: {tail or 'nothing'}{where}")
+
+    def threads(self):
+        """What each thread is doing: its state, where in the kernel it waits, its CPU time in a fifth of a second."""
+        def one(path, name):
+            try:
+                with open(os.path.join(path, name)) as file:
+                    return file.read().strip()
+            except OSError:
+                return ""
+
+        paths = sorted(glob.glob(f"/proc/{self.process.pid}/task/*"))
+        before = [one(path, "schedstat").partition(" ")[0] for path in paths]
+        time.sleep(0.2)
+        for path, then in zip(paths, before):
+            now = one(path, "schedstat").partition(" ")[0]
+            spent = (int(now) - int(then)) // 1000 if now and then else 0
+            state = one(path, "stat").rpartition(")")[2].split()[:1]
+            yield f"{one(path, 'comm')}: {' '.join(state)}, {one(path, 'wchan')}, syscall {one(path, 'syscall')}, {spent} us"
 
     def read(self, deadline):
         """Whatever comes next, and when."""
