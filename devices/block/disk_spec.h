@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "devices/block/block_file.h"
-#include "devices/block/rate_limiter.h"
+#include "vmm/core/rate_limiter.h"
 
 namespace minivmm {
 

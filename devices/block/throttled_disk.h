@@ -6,7 +6,7 @@
 
 #include "devices/block/disk_filter.h"
 #include "devices/block/io_ticker.h"
-#include "devices/block/rate_limiter.h"
+#include "vmm/core/rate_limiter.h"
 
 namespace minivmm {
 

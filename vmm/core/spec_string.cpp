@@ -44,7 +44,7 @@ std::string spec_head(std::string_view text) {
 }
 
 SpecString::SpecString(std::string_view option, std::string_view text,
-                       std::initializer_list<std::string_view> known)
+                       std::span<const std::string_view> known)
     : option_(option) {
   bool first = true;
   for (std::string& part : split(text)) {

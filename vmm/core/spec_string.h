@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,7 +17,9 @@ class SpecString {
  public:
   // `option` names the option in errors ("--disk"). Throws ConfigError on a repeated key or one not in
   // `known`, where a '*' follows a key that may be repeated.
-  SpecString(std::string_view option, std::string_view text, std::initializer_list<std::string_view> known);
+  SpecString(std::string_view option, std::string_view text, std::initializer_list<std::string_view> known)
+      : SpecString(option, text, std::span(known.begin(), known.size())) {}
+  SpecString(std::string_view option, std::string_view text, std::span<const std::string_view> known);
 
   const std::string& head() const { return head_; }  // what stands before the first key=value; may be empty
   std::optional<std::string> get(std::string_view key) const;

@@ -1,4 +1,4 @@
-// Token buckets for a disk's requests and bytes: so much per second in the long run, and a burst at once
+// Token buckets for requests (or packets) and bytes: so much per second in the long run, and a burst at once
 // after a rest.
 #pragma once
 
@@ -24,6 +24,8 @@ class RateLimiter {
   // after that long. A request larger than the burst begins when its bucket is full, and is paid off
   // afterwards. Thread-safe.
   std::chrono::nanoseconds take(uint64_t bytes, Clock::time_point now = Clock::now());
+  // For what was done already, and may make a debt: one request of so many bytes is charged for.
+  void charge(uint64_t bytes, Clock::time_point now = Clock::now());
   // What take() would say, and nothing is charged.
   std::chrono::nanoseconds wait(uint64_t bytes, Clock::time_point now = Clock::now());
 
@@ -37,7 +39,9 @@ class RateLimiter {
     void refill(double seconds);
   };
   static State start(const Bucket& bucket);
-  std::chrono::nanoseconds missing(uint64_t bytes, Clock::time_point now);  // with mutex_ held
+  // All with mutex_ held.
+  std::chrono::nanoseconds missing(uint64_t bytes, Clock::time_point now);
+  void spend(uint64_t bytes);
 
   std::mutex mutex_;
   State requests_;

@@ -1,4 +1,4 @@
-#include "devices/block/rate_limiter.h"
+#include "vmm/core/rate_limiter.h"
 
 #include <gtest/gtest.h>
 
@@ -40,6 +40,13 @@ TEST(RateLimiter, ChargesNothingForWhatMustWait) {
   EXPECT_EQ(limit.take(1000, kStart), nanoseconds{});
   for (int i = 0; i < 100; ++i) EXPECT_GT(limit.take(1000, kStart), nanoseconds{});
   EXPECT_EQ(limit.take(1000, kStart + seconds(1)), nanoseconds{});
+}
+
+TEST(RateLimiter, WhatWasDoneAlreadyIsPaidOffAfterwards) {
+  RateLimiter limit({}, {.per_second = 1000, .burst = 1000});
+  limit.charge(3000, kStart);
+  EXPECT_EQ(limit.wait(1, kStart), nanoseconds(2'001'000'000));
+  EXPECT_EQ(limit.wait(1, kStart + seconds(3)), nanoseconds{});
 }
 
 TEST(RateLimiter, HoldsItsRateInTheLongRun) {

@@ -1,4 +1,4 @@
-#include "devices/block/rate_limiter.h"
+#include "vmm/core/rate_limiter.h"
 
 #include <algorithm>
 #include <cmath>
@@ -45,9 +45,19 @@ std::chrono::nanoseconds RateLimiter::take(uint64_t bytes, Clock::time_point now
   const std::scoped_lock lock(mutex_);
   const auto wait = missing(bytes, now);
   if (wait.count() > 0) return wait;
+  spend(bytes);
+  return {};
+}
+
+void RateLimiter::charge(uint64_t bytes, Clock::time_point now) {
+  const std::scoped_lock lock(mutex_);
+  missing(bytes, now);
+  spend(bytes);
+}
+
+void RateLimiter::spend(uint64_t bytes) {
   requests_.tokens -= 1;
   bytes_.tokens -= static_cast<double>(bytes);
-  return {};
 }
 
 }  // namespace minivmm
