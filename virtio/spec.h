@@ -23,6 +23,7 @@ constexpr uint64_t feature_bit(unsigned number) {
 inline constexpr uint64_t kFeatureIndirectDesc = feature_bit(28);
 inline constexpr uint64_t kFeatureEventIdx = feature_bit(29);
 inline constexpr uint64_t kFeatureVersion1 = feature_bit(32);
+inline constexpr uint64_t kFeatureRingReset = feature_bit(40);
 
 inline constexpr uint16_t kMaxQueueSize = 32768;               // 2.7
 inline constexpr uint64_t kMaxChainBytes = uint64_t{1} << 32;  // 2.7.5: "longer than 2^32 bytes in total"
@@ -73,6 +74,7 @@ inline constexpr uint8_t kIsrQueue = 1;
 inline constexpr uint8_t kIsrConfig = 2;
 
 // 5 device types
+inline constexpr uint16_t kDeviceNet = 1;
 inline constexpr uint16_t kDeviceBlock = 2;
 inline constexpr uint16_t kDeviceEntropy = 4;
 
@@ -142,6 +144,7 @@ enum Register : uint64_t {
   kShmLenHigh = 0x0b4,
   kShmBaseLow = 0x0b8,
   kShmBaseHigh = 0x0bc,
+  kQueueReset = 0x0c0,
   kConfigGeneration = 0x0fc,
   kConfig = 0x100,
 };

@@ -32,7 +32,7 @@ VirtioTransport::~VirtioTransport() {
 
 uint64_t VirtioTransport::offered() const {
   return traits_.features | virtio::kFeatureVersion1 | virtio::kFeatureEventIdx |
-         virtio::kFeatureIndirectDesc;
+         virtio::kFeatureIndirectDesc | virtio::kFeatureRingReset;
 }
 
 uint32_t VirtioTransport::device_features(uint32_t select) const {
@@ -192,6 +192,18 @@ void VirtioTransport::disable_queue(uint16_t queue) {
   if (queue >= queues_.size() || !queues_[queue]->enabled) return;
   stop_queue(queue);
   queues_[queue]->enabled = false;
+}
+
+bool VirtioTransport::reset_queue(uint16_t queue) {
+  const std::scoped_lock lock(mutex_);
+  if ((status() & status::kFeaturesOk) == 0 || (driver_features_ & virtio::kFeatureRingReset) == 0 ||
+      queue >= queues_.size()) {
+    guest_fault("it reset a queue that does not exist, or without RING_RESET");
+    return false;
+  }
+  stop_queue(queue);
+  forget_queue(queue);
+  return true;
 }
 
 void VirtioTransport::config_changed() {

@@ -62,6 +62,8 @@ class VirtioTransport final : public VirtioSignals {
   bool queue_enabled(uint16_t queue) const;
   void enable_queue(uint16_t queue);
   void disable_queue(uint16_t queue);  // stops it; MMIO only (4.2.2.2)
+  // 2.6.1: stops it and forgets its layout; has happened when it returns. False: the driver may not.
+  bool reset_queue(uint16_t queue);
 
   void guest_fault(std::string_view what) { log_.guest_fault(name_, what); }
 
@@ -100,6 +102,7 @@ class VirtioTransport final : public VirtioSignals {
   void start_queue(uint16_t index);
   void stop_queue(uint16_t index);
   void stop_queues();
+  void forget_queue(uint16_t index);  // one that is stopped: back to power-on
   Queue* settable(uint16_t index, const char* what);
   Result<Virtqueue> make_queue(uint16_t index, const VirtqueueLayout&, VirtqueuePosition) const;
   uint64_t offered() const;

@@ -84,6 +84,12 @@ void VirtioTransport::stop_queues() {
   for (uint16_t i = 0; i < queues(); ++i) stop_queue(i);
 }
 
+void VirtioTransport::forget_queue(uint16_t index) {
+  queues_[index]->layout = {.size = traits_.queue_sizes[index]};
+  queues_[index]->enabled = false;
+  queues_[index]->kick.consume();
+}
+
 void VirtioTransport::reset() {
   const std::scoped_lock lock(mutex_);
   reset_locked();
@@ -109,11 +115,7 @@ Result<void> VirtioTransport::resize(std::optional<uint64_t> bytes) {
 void VirtioTransport::reset_locked() {
   stop_queues();
   device_->reset();
-  for (uint16_t i = 0; i < queues(); ++i) {
-    queues_[i]->layout = {.size = traits_.queue_sizes[i]};
-    queues_[i]->enabled = false;
-    queues_[i]->kick.consume();
-  }
+  for (uint16_t i = 0; i < queues(); ++i) forget_queue(i);
   driver_features_ = 0;
   wires_.wires_reset();
   status_.store(0, std::memory_order_release);

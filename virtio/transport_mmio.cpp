@@ -95,6 +95,7 @@ bool VirtioMmio::write_register(uint64_t offset, uint32_t v) {
     case mmio::kShmSel: return true;
     case mmio::kQueueNum:
     case mmio::kQueueReady:
+    case mmio::kQueueReset:
     case mmio::kQueueDescLow:
     case mmio::kQueueDescHigh:
     case mmio::kQueueDriverLow:
@@ -110,6 +111,9 @@ void VirtioMmio::write_queue_register(uint64_t offset, uint32_t v) {
   switch (offset) {
     case mmio::kQueueNum: transport_.set_queue_size(queue, v); break;
     case mmio::kQueueReady: v == 1 ? transport_.enable_queue(queue) : transport_.disable_queue(queue); break;
+    case mmio::kQueueReset:  // reads as 0: it is over when the write returns (4.2.2.1)
+      if (v == 1) transport_.reset_queue(queue);
+      break;
     case mmio::kQueueDescLow: transport_.set_queue_address(queue, Part::descriptors, false, v); break;
     case mmio::kQueueDescHigh: transport_.set_queue_address(queue, Part::descriptors, true, v); break;
     case mmio::kQueueDriverLow: transport_.set_queue_address(queue, Part::driver, false, v); break;

@@ -190,7 +190,8 @@ uint64_t VirtioPci::read_common(uint64_t offset) const {
     case pci::kQueueDriver + 4: return half(Part::driver);
     case pci::kQueueDevice:
     case pci::kQueueDevice + 4: return half(Part::device);
-    default: return 0;  // notification data and queue reset, whose features are not offered
+    // Queue reset: it is over when the write returns (4.1.4.3.1). Notification data is not offered.
+    default: return 0;
   }
 }
 
@@ -216,6 +217,9 @@ void VirtioPci::write_queue_field(uint64_t offset, uint16_t queue, uint32_t v) {
       break;
     case pci::kQueueEnable:  // 4.1.4.3.2: 0 must not be written; only a reset disables a queue
       v == 1 ? transport_.enable_queue(queue) : transport_.guest_fault("it disabled a queue");
+      break;
+    case pci::kQueueReset:
+      if (v == 1 && transport_.reset_queue(queue)) queue_vectors_[queue] = pci::kNoVector;
       break;
     case pci::kQueueDesc:
     case pci::kQueueDesc + 4: transport_.set_queue_address(queue, Part::descriptors, high, v); break;

@@ -118,6 +118,14 @@ class FakeGuest {
       ASSERT_TRUE(transport->queue_enabled());
     }
   }
+  // After a reset of the queue alone: fresh rings at the same place.
+  void set_up_queue_again(uint16_t queue) {
+    const VirtqueueLayout layout = rings[queue].layout();
+    ASSERT_TRUE(memory.fill(layout.descriptors, 0x8000, std::byte{0}));
+    std::destroy_at(&rings[queue]);
+    std::construct_at(&rings[queue], memory, layout.size, layout.descriptors);
+    set_up_queue(queue, layout);
+  }
   void drive() { transport->set_status(kRunning); }
   // The whole of 3.1.1.
   void bring_up(uint64_t without = 0) {

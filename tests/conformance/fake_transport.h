@@ -34,6 +34,7 @@ class FakeTransport {
   virtual void set_queue_address(VirtioTransport::QueuePart, uint64_t address) = 0;
   virtual void enable_queue() = 0;
   virtual bool queue_enabled() = 0;
+  virtual void reset_queue() = 0;                        // RING_RESET
   virtual void prepare_interrupts(uint16_t queues) = 0;  // before queues are enabled
   virtual void kick(uint16_t queue) = 0;                 // by the doorbell, as KVM does
   virtual void notify(uint32_t queue) = 0;               // by a register write, the slow path
@@ -73,6 +74,10 @@ class FakeMmio final : public FakeTransport {
   }
   void enable_queue() override { write(virtio::mmio::kQueueReady, 1); }
   bool queue_enabled() override { return read(virtio::mmio::kQueueReady) == 1; }
+  void reset_queue() override {
+    write(virtio::mmio::kQueueReset, 1);
+    EXPECT_EQ(read(virtio::mmio::kQueueReset), 0U);
+  }
   void prepare_interrupts(uint16_t) override {}
   void kick(uint16_t queue) override { doorbells_.ring(kBase + virtio::mmio::kQueueNotify, 4, queue); }
   void notify(uint32_t queue) override { write(virtio::mmio::kQueueNotify, queue); }
@@ -143,6 +148,10 @@ class FakePci final : public FakeTransport {
     common(virtio::pci::kQueueEnable, 2, 1);
   }
   bool queue_enabled() override { return common(virtio::pci::kQueueEnable, 2) == 1; }
+  void reset_queue() override {
+    common(virtio::pci::kQueueReset, 2, 1);
+    EXPECT_EQ(common(virtio::pci::kQueueReset, 2), 0U);
+  }
   // Vector 0 is the configuration's, 1 + i queue i's; each sends its own number.
   void prepare_interrupts(uint16_t queues) override {
     const uint64_t table = bar(msix_bar_) + msix_table_;

@@ -135,6 +135,34 @@ TEST_P(HostileRing, ANotificationOfAQueueThatDoesNotExistIsIgnored) {
   EXPECT_TRUE(guest->alive());
 }
 
+TEST_P(HostileRing, AQueueThatIsResetAloneTouchesNothingAndWorksAgain) {
+  auto guest = running_guest();
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_TRUE(guest->alive());
+    guest->transport->select_queue(0);
+    guest->transport->reset_queue();
+    EXPECT_FALSE(guest->transport->queue_enabled());
+    const uint16_t used = guest->rings[0].used_index();
+    guest->rings[0].offer(4);
+    guest->transport->kick(0);
+    guest->transport->notify(0);
+    EXPECT_EQ(guest->rings[0].used_index(), used);
+    EXPECT_EQ(guest->transport->status(), FakeGuest::kRunning);
+    guest->set_up_queue_again(0);
+    EXPECT_TRUE(guest->transport->queue_enabled());
+  }
+  EXPECT_TRUE(guest->alive());
+}
+
+TEST_P(HostileRing, AQueueThatDoesNotExistIsNotReset) {
+  auto guest = running_guest();
+  for (const uint16_t queue : {static_cast<uint16_t>(guest->sizes.size()), uint16_t{0xffff}}) {
+    guest->transport->select_queue(queue);
+    guest->transport->reset_queue();
+  }
+  EXPECT_TRUE(guest->alive());
+}
+
 TEST_P(HostileRing, ANotificationByTheSlowPathWorks) {
   auto guest = running_guest();
   guest->probe_chain(4);
