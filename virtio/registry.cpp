@@ -3,6 +3,7 @@
 #include <array>
 
 #include "virtio/device/blk.h"
+#include "virtio/device/net.h"
 #include "virtio/device/rng.h"
 
 namespace minivmm {
@@ -10,6 +11,7 @@ namespace minivmm {
 std::span<const VirtioDeviceType> virtio_device_types() {
   static constexpr std::array kTypes{
       kVirtioBlkType,
+      kVirtioNetType,
       kVirtioRngType,
   };
   return kTypes;

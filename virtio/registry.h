@@ -22,8 +22,9 @@ struct CreateContext {
   unsigned cpus = 1;   // for the number of queues where the user does not say
   Log& log;
   TimeSource& time;
-  DiskSet* disks = nullptr;     // what has been opened already; null: nothing has
-  StallSink* stalls = nullptr;  // null: nobody can hold the guest
+  DiskSet* disks = nullptr;       // what has been opened already; null: nothing has
+  StallSink* stalls = nullptr;    // null: nobody can hold the guest
+  std::string_view machine = {};  // its identity among this user's machines, for addresses
 };
 
 struct VirtioDeviceType {
@@ -38,6 +39,8 @@ struct VirtioDeviceType {
   std::unique_ptr<VirtioDevice> (*create)(std::string_view spec, const CreateContext&);
   // For tests: a spec that works anywhere, with what it needs made in `folder`.
   std::string (*example_spec)(const std::filesystem::path& folder);
+  std::string_view absent_spec = "off";  // the spec that says there shall be none; empty: no spec does
+  std::string (*full_help)() = nullptr;  // for --help instead of `help`, where it has to be put together
 };
 
 std::span<const VirtioDeviceType> virtio_device_types();

@@ -135,7 +135,7 @@ TEST_P(HostileSetUp, FeaturesCannotChangeAfterFeaturesOk) {
 TEST_P(HostileSetUp, UnofferedFeaturesAreNotAccepted) {
   auto guest = make_guest();
   for (const uint64_t features :
-       {guest->offered() | virtio::feature_bit(63), guest->offered() | virtio::feature_bit(34), ~uint64_t{0},
+       {guest->offered() | virtio::feature_bit(62), guest->offered() | virtio::feature_bit(34), ~uint64_t{0},
         uint64_t{0}, guest->offered() & ~virtio::kFeatureVersion1}) {
     SCOPED_TRACE(features);
     guest->transport->set_status(0);

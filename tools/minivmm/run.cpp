@@ -39,7 +39,6 @@ struct RunOptions {
   std::string entry = "auto";
   std::string log = "warn";
   std::optional<std::string> cmdline;
-  std::string net = "none";
   std::vector<std::string> fw_cfg;
   std::map<std::string, std::vector<std::string>> virtio;  // by type name
   bool no_reboot = false;
@@ -148,10 +147,6 @@ MachineHooks console_hooks(const MachineConfig& config, const std::unique_ptr<Ma
 }
 
 int run(RunOptions& options) {
-  if (options.net != "none") {
-    throw ConfigError(fmt::format(
-        "--net {}: this version has no network yet; leave it out or write --net none", options.net));
-  }
   const MachineConfig config = to_config(options);
   if (options.dry_run) return dry_run(config, options.json);
   if (options.json) throw ConfigError("--json goes with --dry-run");
@@ -201,6 +196,10 @@ void add_options(CLI::App& app, const std::shared_ptr<RunOptions>& options) {
       ->group(boot);
 
   const std::string size = "Machine";
+  app.add_option("--name", o.config.name,
+                 "The machine's name; without it, that of the first disk or the kernel")
+      ->type_name("NAME")
+      ->group(size);
   app.add_option("--cpus", o.config.cpus, "Number of vCPUs, 1 to 254 (default 1)")
       ->type_name("N")
       ->group(size);
@@ -218,13 +217,13 @@ void add_options(CLI::App& app, const std::shared_ptr<RunOptions>& options) {
 
   const std::string devices = "Devices";
   for (const VirtioDeviceType& type : virtio_device_types()) {
-    app.add_option(std::string(type.option), o.virtio[std::string(type.name)], std::string(type.help))
+    app.add_option(std::string(type.option), o.virtio[std::string(type.name)],
+                   type.full_help != nullptr ? type.full_help() : std::string(type.help))
         ->type_name(std::string(type.metavar))
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
         ->group(devices);
   }
-  app.add_option("--net", o.net, "Network: none (what there is so far)")->type_name("none")->group(devices);
   app.add_option("--serial", o.config.serial,
                  "Serial console: stdio (default), null, pty, file:PATH or socket:PATH")
       ->type_name("WHERE")

@@ -68,6 +68,7 @@ inline constexpr VirtioDeviceType kVirtioBlkType{
     .default_spec = "",
     .create = create_virtio_blk,
     .example_spec = example_virtio_blk_spec,
+    .absent_spec = "",
 };
 
 }  // namespace minivmm

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 
 #include "vmm/core/error.h"
 #include "vmm/core/spec_string.h"
@@ -33,7 +35,51 @@ void MachineConfig::set_memory(std::string_view text) {
   memory_options.prefault = spec.get_switch("prefault", false);
 }
 
+namespace {
+
+// Path, device or URL.
+std::string main_file(const MachineConfig& config) {
+  const auto disk = std::ranges::find(config.virtio, "blk", &VirtioConfig::type);
+  return disk == config.virtio.end() ? config.kernel : spec_head(disk->spec);
+}
+
+bool is_name_letter(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+         c == '-';
+}
+
+void check_name(const std::string& name) {
+  if (name.empty()) return;
+  if (name.size() > kMaxMachineName || !std::ranges::all_of(name, is_name_letter) || name.front() == '.' ||
+      name.front() == '-') {
+    throw ConfigError(
+        fmt::format("--name {}: give up to {} letters, digits, dots, dashes and underscores, "
+                    "with a letter, a digit or an underscore first",
+                    name, kMaxMachineName));
+  }
+}
+
+}  // namespace
+
+std::string machine_name(const MachineConfig& config) {
+  if (!config.name.empty()) return config.name;
+  std::string name = std::filesystem::path(main_file(config)).stem().string();
+  std::ranges::replace_if(name, [](char c) { return !is_name_letter(c); }, '-');
+  name.erase(0, name.find_first_not_of(".-"));
+  name.resize(std::min(name.size(), kMaxMachineName));
+  return name.empty() ? "machine" : name;
+}
+
+std::string machine_identity(const MachineConfig& config) {
+  if (!config.name.empty()) return config.name;
+  const std::string file = main_file(config);
+  std::error_code failure;  // of a path that does not exist, or of a URL: taken as it is written
+  const auto path = std::filesystem::canonical(file, failure);
+  return failure ? file : path.string();
+}
+
 void check_config(const MachineConfig& config) {
+  check_name(config.name);
   if (config.kernel.empty() &&
       std::ranges::find(config.virtio, "blk", &VirtioConfig::type) == config.virtio.end()) {
     throw ConfigError(

@@ -35,7 +35,12 @@ struct FwCfgConfig {
   std::string text;
 };
 
+inline constexpr size_t kMaxMachineName = 63;  // a host name's part is no longer
+
 struct MachineConfig {
+  // Among this user's machines on this host. Empty: machine_name() makes one up.
+  std::string name;
+
   std::string kernel;  // empty: the one on the first disk
   std::string initrd;
   std::optional<std::string> cmdline;  // none: one is made up from the first disk
@@ -58,6 +63,12 @@ struct MachineConfig {
   // Adds to fw_cfg from "name=opt/org.example/settings,file=PATH" or ",string=TEXT". Throws ConfigError.
   void add_fw_cfg(std::string_view spec);
 };
+
+// The name, or one made up: the first disk's or the kernel's file name without its ending.
+std::string machine_name(const MachineConfig&);
+// What the machine's addresses and identifiers are derived from: the name, or without one the absolute path
+// of the first disk or of the kernel, so that machines without names differ as long as their disks do.
+std::string machine_identity(const MachineConfig&);
 
 // Throws ConfigError on values that make no sense wherever they run.
 void check_config(const MachineConfig&);

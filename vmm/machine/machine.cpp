@@ -113,7 +113,8 @@ KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
                       .on_power_off = [this] { end({MachineEnd::Reason::powered_off, ""}); },
                       .on_reset = [this] { reset(); }},
       make_fw_cfg(config_, memory_, log_));
-  virtio_ = make_virtio_bus({vm_, memory_, pio_, mmio_, loop_, log_, *disks_, *this}, config_, plan_);
+  virtio_ = make_virtio_bus(
+      {vm_, memory_, pio_, mmio_, loop_, log_, *disks_, *this, machine_identity(config_)}, config_, plan_);
   disks_.reset();
   for (uint32_t index = 0; index < config_.cpus; ++index) {
     vcpus_.push_back(std::make_unique<Vcpu>(vm_, index, cpuid_, pio_, mmio_, *this));

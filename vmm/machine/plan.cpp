@@ -8,6 +8,7 @@
 
 #include "devices/acpi_pm.h"
 #include "devices/block/disk_set.h"
+#include "virtio/registry.h"
 #include "vmm/core/error.h"
 #include "vmm/core/spec_string.h"
 #include "vmm/machine/boot_choice.h"
@@ -64,6 +65,12 @@ void plan_platform(MachinePlan& plan, const MachineConfig& config) {
   }
 }
 
+bool says_none(const VirtioConfig& device) {
+  const auto types = virtio_device_types();
+  const auto type = std::ranges::find(types, device.type, &VirtioDeviceType::name);
+  return type != types.end() && !type->absent_spec.empty() && device.spec == type->absent_spec;
+}
+
 void plan_virtio(MachinePlan& plan, const MachineConfig& config) {
   using Space = PlannedDevice::Space;
   std::map<std::string, unsigned> count;
@@ -75,7 +82,7 @@ void plan_virtio(MachinePlan& plan, const MachineConfig& config) {
   }
   uint32_t slot = pci ? 1 : 0;  // the host bridge has PCI slot 0
   for (const VirtioConfig& device : config.virtio) {
-    if (device.spec == "off") continue;
+    if (says_none(device)) continue;
     const unsigned index = count[device.type]++;
     const std::string name = fmt::format("virtio-{}.{}", device.type, index);
     plan.virtio.push_back({device, index, slot});

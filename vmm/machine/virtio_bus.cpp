@@ -29,7 +29,8 @@ std::unique_ptr<VirtioDevice> create_device(const VirtioBus::Host& host, const M
                                             .log = host.log,
                                             .time = host.time,
                                             .disks = &host.disks,
-                                            .stalls = &host.stalls});
+                                            .stalls = &host.stalls,
+                                            .machine = host.identity});
 }
 
 void close_device(VirtioTransport& transport, std::string& failures) {

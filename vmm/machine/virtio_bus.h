@@ -32,6 +32,7 @@ class VirtioBus {
     Log& log;
     DiskSet& disks;
     StallSink& stalls;
+    std::string_view identity;  // machine_identity(); outlives the call that creates the devices
   };
   virtual ~VirtioBus() = default;  // stops every queue
 

@@ -1,0 +1,49 @@
+#include "devices/net/open_net.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "devices/net/net_mtu.h"
+#include "devices/net/net_null.h"
+#include "devices/net/net_rate.h"
+#include "devices/net/pcap.h"
+
+namespace minivmm {
+
+std::span<const NetBackendType> net_backend_types() {
+  static constexpr std::array kTypes{
+      kNullNetType,
+  };
+  return kTypes;
+}
+
+const NetBackendType* find_net_backend(std::string_view name) {
+  const auto types = net_backend_types();
+  const auto found = std::ranges::find(types, name, &NetBackendType::name);
+  return found == types.end() ? nullptr : &*found;
+}
+
+std::string net_help() {
+  std::string text = "a network card, repeatable: none";
+  for (const NetBackendType& type : net_backend_types())
+    text += fmt::format("; {}: {}", type.name, type.help);
+  return text +
+         ". For each: mac=ADDRESS, mtu=N, rate=BITS (a second, each way; 100M), rate-burst=SIZE, queues=N, "
+         "pcap=FILE (a capture for Wireshark)";
+}
+
+std::unique_ptr<NetBackend> open_net(const NetSpec& spec, const NetContext& context) {
+  if (spec.backend == kNoNet) return nullptr;
+  const NetBackendType* type = find_net_backend(spec.backend);
+  MV_CHECK(type != nullptr);  // parse_net_spec() has looked
+  auto net = type->create(spec, context);
+  if (spec.mtu != 0) net = limit_net_mtu(std::move(net), spec.mtu);
+  if (spec.rate.per_second != 0) net = limit_net_rate(std::move(net), spec.rate);
+  // Outermost: it shows what the guest sends and what it gets.
+  if (!spec.pcap.empty()) net = capture_net(std::move(net), spec.pcap, context.log);
+  return net;
+}
+
+}  // namespace minivmm
