@@ -10,7 +10,7 @@
 namespace minivmm {
 
 namespace {
-constexpr auto kPatience = std::chrono::seconds(2);
+constexpr auto kQuietFirst = std::chrono::seconds(2);
 constexpr auto kInterval = std::chrono::milliseconds(200);
 constexpr unsigned kWidth = 40;
 }  // namespace
@@ -24,7 +24,7 @@ Progress::~Progress() {
 
 void Progress::update(uint64_t done) {
   const auto now = Clock::now();
-  if (!wanted_ || now - begin_ < kPatience || now - last_ < kInterval) return;
+  if (!wanted_ || now - begin_ < kQuietFirst || now - last_ < kInterval) return;
   last_ = now;
   shown_ = true;
   const double part = std::min(1.0, static_cast<double>(done) / static_cast<double>(total_));
