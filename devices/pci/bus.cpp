@@ -29,12 +29,7 @@ class HostBridge final : public PciFunction {
   HostBridge() : PciFunction({.vendor = 0x1b36, .device = 0x0008, .class_code = 0x060000}) {}
   std::string_view state_name() const override { return "pci-host-bridge"; }
   void save(StateWriter& w) const override { save_pci(w); }
-  Result<void> load(StateReader& r) override {
-    auto state = parse_pci(r);
-    if (!state) return std::unexpected(state.error());
-    commit_pci(*state);
-    return {};
-  }
+  Result<void> load(StateReader& r) override { return load_pci(r); }
   void function_reset() override {}
 };
 

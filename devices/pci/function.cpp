@@ -60,4 +60,12 @@ void PciFunction::commit_pci(const PciState& state) {
   if (bus_ != nullptr) bus_->function_loaded();
 }
 
+Result<void> PciFunction::load_pci(StateReader& r) {
+  auto state = parse_pci(r);
+  if (!state) return std::unexpected(state.error());
+  if (auto done = r.finish(); !done) return done;
+  commit_pci(*state);
+  return {};
+}
+
 }  // namespace minivmm

@@ -56,6 +56,7 @@ class PciFunction : public StateUnit {
   void save_pci(StateWriter&) const;
   Result<PciState> parse_pci(const StateReader&) const;  // changes nothing
   void commit_pci(const PciState&);                      // and moves the BAR windows
+  Result<void> load_pci(StateReader&);  // all of load() for a function that saves nothing else
 
  private:
   friend class PciBus;

@@ -70,12 +70,7 @@ class Function final : public PciFunction {
   void function_reset() override {}
   std::string_view state_name() const override { return "function"; }
   void save(StateWriter& w) const override { save_pci(w); }
-  Result<void> load(StateReader& r) override {
-    auto state = parse_pci(r);
-    if (!state) return std::unexpected(state.error());
-    commit_pci(*state);
-    return {};
-  }
+  Result<void> load(StateReader& r) override { return load_pci(r); }
 
  private:
   int fd_;

@@ -113,11 +113,8 @@ Bytes zstd(const Bytes& data) {
   return out;
 }
 
-}  // namespace
-
-Bytes make_vmlinux(Relocations relocations) {
-  const Bytes image = image_in_memory();
-  Bytes file;
+// The program headers follow it.
+Elf64_Ehdr elf_header(uint64_t entry, Elf64_Half program_headers) {
   Elf64_Ehdr header{};
   std::memcpy(header.e_ident, ELFMAG, SELFMAG);
   header.e_ident[EI_CLASS] = ELFCLASS64;
@@ -125,10 +122,19 @@ Bytes make_vmlinux(Relocations relocations) {
   header.e_ident[EI_VERSION] = EV_CURRENT;
   header.e_type = ET_EXEC;
   header.e_machine = EM_X86_64;
-  header.e_entry = kLoadAddress + kEntryOffset;
+  header.e_entry = entry;
   header.e_phoff = sizeof header;
   header.e_phentsize = sizeof(Elf64_Phdr);
-  header.e_phnum = kSegments.size();
+  header.e_phnum = program_headers;
+  return header;
+}
+
+}  // namespace
+
+Bytes make_vmlinux(Relocations relocations) {
+  const Bytes image = image_in_memory();
+  Bytes file;
+  Elf64_Ehdr header = elf_header(kLoadAddress + kEntryOffset, kSegments.size());
   header.e_shentsize = sizeof(Elf64_Shdr);
   header.e_shnum = 2;
   for (size_t i = 0; i < kSegments.size(); ++i) {
@@ -230,17 +236,7 @@ void set_header(Bytes& bzimage, const SetupHeader& header) {
 
 Bytes make_elf(const ElfSpec& spec) {
   Bytes file;
-  Elf64_Ehdr header{};
-  std::memcpy(header.e_ident, ELFMAG, SELFMAG);
-  header.e_ident[EI_CLASS] = ELFCLASS64;
-  header.e_ident[EI_DATA] = ELFDATA2LSB;
-  header.e_ident[EI_VERSION] = EV_CURRENT;
-  header.e_type = ET_EXEC;
-  header.e_machine = EM_X86_64;
-  header.e_entry = spec.entry;
-  header.e_phoff = sizeof header;
-  header.e_phentsize = sizeof(Elf64_Phdr);
-  header.e_phnum = spec.pvh_entry ? 2 : 1;
+  const Elf64_Ehdr header = elf_header(spec.entry, spec.pvh_entry ? 2 : 1);
   constexpr uint64_t kContent = 0x1000;
   put(file, sizeof header,
       Elf64_Phdr{.p_type = PT_LOAD,

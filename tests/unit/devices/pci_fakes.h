@@ -97,13 +97,7 @@ class SampleFunction final : public PciFunction {
   void function_reset() override { ++resets; }
   std::string_view state_name() const override { return name_; }
   void save(StateWriter& w) const override { save_pci(w); }
-  Result<void> load(StateReader& r) override {
-    auto state = parse_pci(r);
-    if (!state) return std::unexpected(state.error());
-    if (auto done = r.finish(); !done) return done;
-    commit_pci(*state);
-    return {};
-  }
+  Result<void> load(StateReader& r) override { return load_pci(r); }
 
  private:
   std::string name_;
