@@ -8,6 +8,14 @@ namespace {
 
 constexpr size_t kFixedBytes = 24;  // of a directory entry, before its extra data and its name
 
+uint64_t load_name_bytes(const std::byte* entry) {
+  return std::to_integer<uint64_t>(entry[18]) << 8 | std::to_integer<uint64_t>(entry[19]);
+}
+// All of an entry, as its fixed part says.
+uint64_t entry_bytes(const std::byte* entry) {
+  return (kFixedBytes + uint64_t{load_be32(entry + 20)} + load_name_bytes(entry) + 7) / 8 * 8;
+}
+
 }  // namespace
 
 Result<std::optional<BitmapDirectory>> bitmap_directory(const Header& header, uint64_t file_bytes) {
@@ -37,10 +45,9 @@ Result<std::vector<Bitmap>> decode_bitmaps(std::span<const std::byte> directory,
     bitmap.table_entries = load_be32(entry + 8);
     bitmap.flags = load_be32(entry + 12);
     bitmap.granularity_bits = std::to_integer<uint8_t>(entry[17]);
-    const uint64_t name_bytes =
-        std::to_integer<uint64_t>(entry[18]) << 8 | std::to_integer<uint64_t>(entry[19]);
+    const uint64_t name_bytes = load_name_bytes(entry);
     const uint64_t extra_bytes = load_be32(entry + 20);
-    const uint64_t bytes = (kFixedBytes + extra_bytes + name_bytes + 7) / 8 * 8;
+    const uint64_t bytes = entry_bytes(entry);
     if (directory.size() < bytes) return fail(Errc::corrupt, "the bitmap directory is cut short");
     if (bitmap.granularity_bits > 63) return fail(Errc::corrupt, "a bitmap's granularity is out of range");
     const auto name = directory.subspan(kFixedBytes + extra_bytes, name_bytes);
@@ -58,6 +65,29 @@ Task<Result<std::vector<Bitmap>>> read_bitmaps(IoEngine& engine, BlockFile& file
   const Result<void> good = co_await read_bytes(engine, file, directory.offset, bytes);
   if (!good) co_return std::unexpected(good.error());
   co_return decode_bitmaps(bytes, directory.bitmaps);
+}
+
+Task<Result<void>> mark_bitmaps_inconsistent(IoEngine& engine, BlockFile& file,
+                                             const BitmapDirectory& directory) {
+  std::vector<std::byte> bytes(directory.bytes);
+  Result<void> done = co_await read_bytes(engine, file, directory.offset, bytes);
+  if (!done) co_return done;
+  const auto bitmaps = decode_bitmaps(bytes, directory.bitmaps);
+  if (!bitmaps) co_return fail(Errc::corrupt, bitmaps.error().what);
+  bool changed = false;
+  std::byte* entry = bytes.data();
+  for (const Bitmap& bitmap : *bitmaps) {
+    if ((bitmap.flags & kBitmapInUse) == 0) {
+      // No sector's end lies within a flag: each bitmap is marked or not, whatever a crash leaves of this.
+      store_be32(entry + 12, bitmap.flags | kBitmapInUse);
+      changed = true;
+    }
+    entry += entry_bytes(entry);
+  }
+  if (!changed) co_return done;
+  done = co_await write_bytes(engine, file, directory.offset, bytes);
+  if (done) done = co_await file.sync(engine);
+  co_return done;
 }
 
 }  // namespace minivmm::qcow2

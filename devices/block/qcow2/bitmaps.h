@@ -1,5 +1,5 @@
-// "Bitmaps": the directory of the dirty bitmaps that an image keeps for others. They are not used here, but
-// their clusters are the image's, and people want to see them listed.
+// "Bitmaps": the directory of the dirty bitmaps that an image keeps for others. They are not kept up here,
+// but their clusters are the image's, and people want to see them listed.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +39,10 @@ struct Bitmap {
 };
 Result<std::vector<Bitmap>> decode_bitmaps(std::span<const std::byte> directory, uint32_t count);
 Task<Result<std::vector<Bitmap>>> read_bitmaps(IoEngine&, BlockFile&, const BitmapDirectory&);
+
+// "in_use" for each, which says that its contents are out of date, and a sync: before the disk is changed.
+// Errc::corrupt: the directory makes no sense; nothing was written then. Errc::io, Errc::no_space.
+Task<Result<void>> mark_bitmaps_inconsistent(IoEngine&, BlockFile&, const BitmapDirectory&);
 
 // "Bitmap table": what an entry may have besides an offset; bit 0 only without one.
 inline constexpr uint64_t kBitmapEntryReserved = ~(kOffsetMask | 1);

@@ -112,6 +112,7 @@ inline constexpr uint64_t kFieldIncompatible = 72;         // u64
 inline constexpr uint64_t kFieldCompatible = 80;           // u64
 inline constexpr uint64_t kFieldAutoclear = 88;            // u64
 inline constexpr uint64_t kFieldRefcountOrder = 96;        // u32
+inline constexpr uint64_t kFieldHeaderBytes = 100;         // u32
 
 // Decodes and checks `first`, the image's first cluster (or 2 MiB, or the whole file where that is less), of
 // a file of `file_bytes`. Refused are: Errc::corrupt, what contradicts the specification or itself (offsets,
@@ -127,8 +128,9 @@ Result<Header> decode_header(std::span<const std::byte> first, uint64_t file_byt
                              ForRepair for_repair = ForRepair::no);
 
 // The header with its extensions and the backing file's name (whose offset and size follow from that), as it
-// stands at offset 0: whole sectors, at most one cluster. Errc::too_large where it does not fit.
-Result<std::vector<std::byte>> encode_header(const Header&);
+// stands at offset 0: whole sectors, at most one cluster. The name stands behind the extensions, at `name_at`
+// if that is later. Errc::too_large where it does not fit.
+Result<std::vector<std::byte>> encode_header(const Header&, uint64_t name_at = 0);
 
 // The extension of that type, or null.
 const Extension* find_extension(const Header&, uint32_t type);

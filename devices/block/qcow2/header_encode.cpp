@@ -13,7 +13,7 @@ uint64_t padded(uint64_t bytes) {
 
 }  // namespace
 
-Result<std::vector<std::byte>> encode_header(const Header& h) {
+Result<std::vector<std::byte>> encode_header(const Header& h, uint64_t name_at) {
   uint64_t header_bytes = kHeaderBytesV2;
   if (h.version >= 3) {
     header_bytes = std::max<uint64_t>(h.header_bytes, kHeaderBytesV3);
@@ -23,8 +23,8 @@ Result<std::vector<std::byte>> encode_header(const Header& h) {
   uint64_t total = header_bytes;
   for (const Extension& extension : h.extensions) total += 8 + padded(extension.data.size());
   total += 8;  // the end mark
-  const uint64_t name_at = total;
-  total += h.backing_file.size();
+  name_at = std::max(name_at, total);
+  if (!h.backing_file.empty()) total = name_at + h.backing_file.size();
   if (total > h.cluster_size() || h.backing_file.size() > kMaxBackingNameBytes)
     return fail(Errc::too_large, "the header does not fit into a cluster");
 
@@ -48,7 +48,7 @@ Result<std::vector<std::byte>> encode_header(const Header& h) {
     store_be64(at + kFieldCompatible, h.compatible);
     store_be64(at + kFieldAutoclear, h.autoclear);
     store_be32(at + kFieldRefcountOrder, h.refcount_order);
-    store_be32(at + 100, static_cast<uint32_t>(header_bytes));
+    store_be32(at + kFieldHeaderBytes, static_cast<uint32_t>(header_bytes));
     if (header_bytes > kHeaderBytesV3) {
       at[kHeaderBytesV3] = static_cast<std::byte>(h.compression);
       std::ranges::copy(h.additional, at + kHeaderBytesV3 + 1);
@@ -61,7 +61,8 @@ Result<std::vector<std::byte>> encode_header(const Header& h) {
     std::ranges::copy(extension.data, at + 8);
     at += 8 + padded(extension.data.size());
   }
-  std::ranges::copy(std::as_bytes(std::span(h.backing_file)), out.data() + name_at);
+  if (!h.backing_file.empty())
+    std::ranges::copy(std::as_bytes(std::span(h.backing_file)), out.data() + name_at);
   return out;
 }
 

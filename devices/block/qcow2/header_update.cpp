@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "devices/block/qcow2/bitmaps.h"
+#include "devices/block/qcow2/header_rename.h"
+#include "devices/block/qcow2/metadata_io.h"
 #include "devices/block/qcow2/runtime.h"
 
 namespace minivmm::qcow2 {
@@ -73,14 +76,22 @@ Task<Result<void>> Runtime::mark_closed(IoEngine& engine) {
 }
 
 // "autoclear_features": who writes without keeping up what a bit stands for takes it back. Bitmaps are not
-// kept up here, so that they are known to be out of date; their extension stays.
+// kept up here, but their clusters stay the image's: each is marked as inconsistent, as one is that QEMU did
+// not close, and the bit stays. Without the bit nobody would count those clusters as used. Only a directory
+// that makes no sense loses it.
 Task<Result<void>> Runtime::clear_autoclear(IoEngine& engine) {
   co_await commit_lock_.lock(engine);
   Result<void> done;
-  const uint64_t kept = on_disk_.has_data_file() ? kAutoclearDataFileRaw : 0;
+  uint64_t kept = on_disk_.has_data_file() ? kAutoclearDataFileRaw : 0;
+  const auto bitmaps = bitmap_directory(on_disk_, file_->size());
+  if (bitmaps && *bitmaps) {
+    done = co_await mark_bitmaps_inconsistent(engine, *file_, **bitmaps);
+    if (done) kept |= kAutoclearBitmaps;
+    if (!done && done.error().code == Errc::corrupt) done = {};
+  }
   // As they are on disk: decode_header() drops some.
   const bool any = on_disk_.version >= 3 && (load_be64(first_sector_.data() + kFieldAutoclear) & ~kept) != 0;
-  if (any) {
+  if (done && any) {
     Header cleared = on_disk_;
     cleared.autoclear &= kept;
     done = co_await write_header(engine, cleared);
@@ -112,36 +123,41 @@ Task<Result<void>> Runtime::set_backing(IoEngine& engine, const std::string& nam
                                         const std::string& format) {
   const Result<void> ready = may_write();
   if (!ready) co_return ready;
-  if (name.size() > kMaxBackingNameBytes)
-    co_return fail(Errc::too_large, "the backing file's name is too long");
   // Everything that was written over the old one is there before the new one is.
   Result<void> done = co_await commit(engine, !lazy_);
   if (!done) co_return done;
   co_await commit_lock_.lock(engine);
-  Header wanted = on_disk_;
-  wanted.backing_file = name;
-  set_extension(wanted, kExtensionBackingFormat, std::as_bytes(std::span(format)));
-  Result<std::vector<std::byte>> bytes = encode_header(wanted);
-  if (bytes) {
-    const iovec whole = piece(bytes->data(), bytes->size());
-    done = co_await file_->write(engine, 0, std::span(&whole, 1));
+  done = co_await write_backing(engine, name, format);
+  commit_lock_.unlock();
+  co_return done;
+}
+
+Task<Result<void>> Runtime::write_backing(IoEngine& engine, const std::string& name,
+                                          const std::string& format) {
+  std::vector<std::byte> cluster(std::min(on_disk_.cluster_size(), file_->size()));
+  Result<void> done = co_await read_bytes(engine, *file_, 0, cluster);
+  if (!done) co_return done;
+  Result<BackingChange> change = change_backing(on_disk_, cluster, name, format);
+  if (!change) co_return std::unexpected(change.error());
+  if (!change->behind().empty()) {
+    done = co_await write_bytes(engine, *file_, kSectorSize, change->behind());
     if (done) done = co_await file_->sync(engine);
-  } else {
-    done = std::unexpected(bytes.error());
+    if (!done) co_return done;
   }
-  if (done) {
-    std::copy_n(bytes->begin(), first_sector_.size(), first_sector_.begin());
-    wanted.backing_size = static_cast<uint32_t>(name.size());
-    wanted.backing_offset = load_be64(bytes->data() + kFieldBackingOffset);
-    on_disk_ = std::move(wanted);
+  done = co_await write_bytes(engine, *file_, 0, change->first());
+  if (!done) co_return done;
+  // Before the sync: whatever is written of the header from now on goes on from here.
+  std::ranges::copy(change->first(), first_sector_.begin());
+  on_disk_ = std::move(change->header);
+  {
     const std::scoped_lock guard(mutex_);
     header_.backing_file = on_disk_.backing_file;
     header_.extensions = on_disk_.extensions;
+    header_.header_bytes = on_disk_.header_bytes;
     header_.backing_offset = on_disk_.backing_offset;
     header_.backing_size = on_disk_.backing_size;
   }
-  commit_lock_.unlock();
-  co_return done;
+  co_return co_await file_->sync(engine);
 }
 
 }  // namespace minivmm::qcow2

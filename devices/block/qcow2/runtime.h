@@ -181,6 +181,7 @@ class Runtime {
 
   // --- header_update.cpp
   static bool same_header(const Header& a, const Header& b);
+  Task<Result<void>> write_backing(IoEngine& engine, const std::string& name, const std::string& format);
   Task<Result<void>> write_header(IoEngine& engine, Header wanted);
   Task<Result<void>> mark_closed(IoEngine& engine);
   Task<Result<void>> clear_autoclear(IoEngine& engine);

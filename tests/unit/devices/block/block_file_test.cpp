@@ -7,10 +7,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/conformance/fake_host.h"
@@ -183,6 +185,69 @@ TEST_P(BlockFileTest, ReadsAnOddSizedFilePastThePageCache) {
   }
   EXPECT_EQ(read(*file, 0, 8192), std::string(5000, 'z') + std::string(3192, '\0'));
   EXPECT_EQ(read(*file, 4999, 2), std::string("z\0", 2));
+}
+
+// The storage fails as often as it is told; all else is another engine's work.
+class FailingSyncs final : public IoEngine {
+ public:
+  explicit FailingSyncs(IoEngine& engine) : engine_(engine) {}
+  int error = 0;  // of the syncs that are started
+
+  Kind kind() const override { return engine_.kind(); }
+  void start(IoOperation& operation) override {
+    if (operation.kind != IoOperation::Kind::datasync || error == 0) return engine_.start(operation);
+    failed_.push_back({&operation, error});
+  }
+  void flush() override { engine_.flush(); }
+  unsigned poll() override {
+    const auto failed = std::exchange(failed_, {});
+    for (const auto& [operation, why] : failed) operation->done(*operation, -why);
+    return static_cast<unsigned>(failed.size()) + engine_.poll();
+  }
+  bool ready() const override { return !failed_.empty() || engine_.ready(); }
+  void wait() override {
+    if (failed_.empty()) engine_.wait();
+  }
+  int fd() const override { return engine_.fd(); }
+  void post(IoPosted& posted) override { engine_.post(posted); }
+  unsigned in_flight() const override { return static_cast<unsigned>(failed_.size()) + engine_.in_flight(); }
+
+ private:
+  IoEngine& engine_;
+  std::vector<std::pair<IoOperation*, int>> failed_;
+};
+
+// The kernel tells of lost pages once, and a later fsync(2) succeeds: what was lost is lost all the same.
+TEST_P(BlockFileTest, ASyncThatLostSomethingMakesAllLaterOnesFail) {
+  const auto file = create();
+  FailingSyncs failing(*engine_);
+  const auto sync = [&] { return failing.run(file->sync(failing)); };
+  ASSERT_TRUE(write(*file, 0, "abc"));
+  EXPECT_TRUE(sync());
+  failing.error = EIO;
+  const auto lost = sync();
+  ASSERT_FALSE(lost);
+  EXPECT_EQ(lost.error().code, Errc::io);
+  failing.error = 0;
+  ASSERT_TRUE(write(*file, 0, "abc"));
+  for (int i = 0; i < 3; ++i) {
+    const auto later = sync();
+    ASSERT_FALSE(later);
+    EXPECT_EQ(later.error().code, Errc::io);
+  }
+  EXPECT_FALSE(engine_->run(file->sync(*engine_)));  // whoever asks
+  EXPECT_EQ(read(*file, 0, 3), "abc");
+}
+
+TEST_P(BlockFileTest, ASyncThatFoundNoRoomMaySucceedLater) {
+  const auto file = create();
+  FailingSyncs failing(*engine_);
+  failing.error = ENOSPC;
+  const auto full = failing.run(file->sync(failing));
+  ASSERT_FALSE(full);
+  EXPECT_EQ(full.error().code, Errc::no_space);
+  failing.error = 0;
+  EXPECT_TRUE(failing.run(file->sync(failing)));
 }
 
 TEST_P(BlockFileTest, BeginsNoTransferThatIsToBeGivenUp) {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -34,7 +35,17 @@ inline std::unique_ptr<BlockFile> memory_block_file(const FileBytes& bytes, bool
   return std::make_unique<BlockFile>(memory_file(bytes), "(memory)", options, bytes.size());
 }
 
-// What has happened to a file, numbered from 1 as it began or ended. Thread-safe.
+// Numbers what happens from 1 on; shared by the logs of files that are used together. Thread-safe.
+class LogClock {
+ public:
+  uint64_t now() const { return now_.load(); }
+  uint64_t tick() { return ++now_; }
+
+ private:
+  std::atomic<uint64_t> now_{0};
+};
+
+// What has happened to a file, by the clock's time as it began or ended. Thread-safe.
 class BlockLog {
  public:
   struct Write {
@@ -45,33 +56,36 @@ class BlockLog {
     uint64_t done = 0;  // 0: never
   };
 
-  explicit BlockLog(FileBytes start) : start_(std::move(start)) {}
+  struct Sync {
+    uint64_t begun;
+    uint64_t done;
+  };
+
+  explicit BlockLog(FileBytes start, std::shared_ptr<LogClock> clock = std::make_shared<LogClock>())
+      : start_(std::move(start)), clock_(std::move(clock)) {}
 
   const FileBytes& start() const { return start_; }
-  uint64_t now() const {
-    const std::scoped_lock guard(guard_);
-    return clock_;
-  }
+  uint64_t now() const { return clock_->now(); }
   // A time of its own for what happens above the file.
-  uint64_t tick() {
-    const std::scoped_lock guard(guard_);
-    return ++clock_;
-  }
+  uint64_t tick() { return clock_->tick(); }
+  // Once nothing is under way.
+  const std::vector<Write>& writes() const { return writes_; }
+  const std::vector<Sync>& syncs() const { return syncs_; }
 
   size_t begin(Write write) {
     const std::scoped_lock guard(guard_);
-    write.begun = ++clock_;
+    write.begun = clock_->tick();
     writes_.push_back(std::move(write));
     return writes_.size() - 1;
   }
   void end(size_t write) {
     const std::scoped_lock guard(guard_);
-    writes_[write].done = ++clock_;
+    writes_[write].done = clock_->tick();
   }
   uint64_t begin_sync() { return now(); }
   void end_sync(uint64_t begun) {
     const std::scoped_lock guard(guard_);
-    syncs_.push_back({begun, ++clock_});
+    syncs_.push_back({begun, clock_->tick()});
   }
 
   // Whether a crash after event `when` finds the write in the file in any case.
@@ -107,13 +121,9 @@ class BlockLog {
   }
 
  private:
-  struct Sync {
-    uint64_t begun;
-    uint64_t done;
-  };
   FileBytes start_;
-  mutable std::mutex guard_;
-  uint64_t clock_ = 0;
+  std::shared_ptr<LogClock> clock_;
+  std::mutex guard_;
   std::vector<Write> writes_;
   std::vector<Sync> syncs_;
 };

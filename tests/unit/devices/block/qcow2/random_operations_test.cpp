@@ -1,5 +1,8 @@
 // Random operations on images of many shapes, against an array of bytes; in the end qemu-img finds the image
 // sound and reads the same bytes.
+#include <linux/magic.h>
+#include <sys/vfs.h>
+
 #include <algorithm>
 
 #include "tests/unit/devices/block/qcow2/image_fixture.h"
@@ -14,6 +17,7 @@ struct Shape {
   bool backing = false;   // a raw file, longer or shorter than the image
   bool snapshot = false;  // taken by qemu-img half-way
   uint64_t cache = 0;
+  CacheMode mode = CacheMode::writeback;
 };
 
 class RandomOperations : public ImageTest, public testing::WithParamInterface<Shape> {
@@ -24,9 +28,9 @@ class RandomOperations : public ImageTest, public testing::WithParamInterface<Sh
     Image::Options options;
     if (GetParam().backing) options.backing = raw("backing.raw");
     if (std::string(GetParam().options).find("data_file") != std::string::npos)
-      options.data_file = BlockFile::open(path("data.raw"), {});
+      options.data_file = BlockFile::open(path("data.raw"), {.cache = GetParam().mode});
     options.cache_bytes = GetParam().cache;
-    image_ = open("disk.qcow2", std::move(options));
+    image_ = open(BlockFile::open(path("disk.qcow2"), {.cache = GetParam().mode}), std::move(options));
     ASSERT_NE(image_, nullptr) << why_;
   }
 
@@ -80,6 +84,11 @@ class RandomOperations : public ImageTest, public testing::WithParamInterface<Sh
 
 TEST_P(RandomOperations, LeaveWhatTheModelSays) {
   const Shape& shape = GetParam();
+  if (shape.mode == CacheMode::none) {
+    struct statfs where{};
+    ASSERT_EQ(::statfs(folder_.path().c_str(), &where), 0);
+    if (where.f_type == TMPFS_MAGIC) GTEST_SKIP() << folder_.path() << " is in memory: TMPDIR names another";
+  }
   model_.resize(shape.size);
   std::string more;
   if (shape.backing) {
@@ -138,6 +147,15 @@ INSTANTIATE_TEST_SUITE_P(
                           true},
                     Shape{"DataFile", "data_file=data.raw", 2 << 20},
                     Shape{"DataFileRaw", "data_file=data.raw,data_file_raw=on", 2 << 20},
+                    Shape{"CacheNone", "", 3 << 20, true, false, 0, CacheMode::none},
+                    Shape{"CacheNoneSmallest", "cluster_size=512,refcount_bits=8", 300 << 10, false, true, 0,
+                          CacheMode::none},
+                    Shape{"CacheNoneVersion2", "compat=0.10,cluster_size=2k", 600 << 10, false, false, 2048,
+                          CacheMode::none},
+                    Shape{"CacheNoneExtended", "extended_l2=on,cluster_size=16k", 1 << 20, false, false, 0,
+                          CacheMode::none},
+                    Shape{"CacheNoneDataFile", "data_file=data.raw,cluster_size=1k", 600 << 10, false, false,
+                          0, CacheMode::none},
                     Shape{"DataFileExtended", "data_file=data.raw,extended_l2=on", 2 << 20}),
     [](const auto& one) { return one.param.name; });
 
