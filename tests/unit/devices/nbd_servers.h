@@ -35,6 +35,11 @@ class NbdkitServer {
     }
     start();
   }
+  // On a socket that listens already, of any kind; uri() is not its address then.
+  NbdkitServer(std::vector<std::string> arguments, UniqueFd listening)
+      : arguments_(std::move(arguments)), listening_(std::move(listening)) {
+    start();
+  }
   ~NbdkitServer() { kill(); }
 
   static bool installed() { return !find_program("nbdkit").empty(); }
