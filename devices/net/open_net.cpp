@@ -39,6 +39,10 @@ std::unique_ptr<NetBackend> open_net(const NetSpec& spec, const NetContext& cont
   const NetBackendType* type = find_net_backend(spec.backend);
   MV_CHECK(type != nullptr);  // parse_net_spec() has looked
   auto net = type->create(spec, context);
+  if (spec.queues && *spec.queues != net->traits().queue_pairs) {
+    throw ConfigError(fmt::format("--net {},queues={}: this network has {}", spec.backend, *spec.queues,
+                                  net->traits().queue_pairs));
+  }
   if (spec.mtu != 0) net = limit_net_mtu(std::move(net), spec.mtu);
   if (spec.rate.per_second != 0) net = limit_net_rate(std::move(net), spec.rate);
   // Outermost: it shows what the guest sends and what it gets.

@@ -18,10 +18,10 @@ inline constexpr std::string_view kNoNet = "none";
 inline constexpr std::string_view kDefaultNetSpec = "none";
 
 struct NetContext {
-  std::string machine;  // its identity among this user's machines; may be empty
-  unsigned nic = 0;     // index of the card in the machine
-  unsigned cpus = 1;    // vCPUs, for the number of queues where the user does not say
-  Log& log;             // outlives the back end
+  std::string machine = {};  // its identity among this user's machines; may be empty
+  unsigned nic = 0;          // index of the card in the machine
+  unsigned cpus = 1;         // vCPUs, for the number of queues where the user does not say
+  Log& log;                  // outlives the back end
   TimeSource& time;
 };
 

@@ -52,13 +52,13 @@ inline constexpr uint8_t kDuplexFull = 1;
 
 // 5.1.6 what stands before each frame
 struct Header {
-  uint8_t flags;
-  uint8_t gso_type;
-  uint16_t hdr_len;
-  uint16_t gso_size;
-  uint16_t csum_start;
-  uint16_t csum_offset;
-  uint16_t num_buffers;
+  uint8_t flags = 0;
+  uint8_t gso_type = 0;
+  uint16_t hdr_len = 0;
+  uint16_t gso_size = 0;
+  uint16_t csum_start = 0;
+  uint16_t csum_offset = 0;
+  uint16_t num_buffers = 0;
   bool operator==(const Header&) const = default;
 };
 static_assert(sizeof(Header) == kNetHeaderSize);
