@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "devices/net/internal/open_internal.h"
 #include "devices/net/net_mtu.h"
 #include "devices/net/net_null.h"
 #include "devices/net/net_rate.h"
@@ -15,6 +16,7 @@ namespace minivmm {
 std::span<const NetBackendType> net_backend_types() {
   static constexpr std::array kTypes{
       kNullNetType,
+      kInternalNetType,
   };
   return kTypes;
 }
