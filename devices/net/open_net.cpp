@@ -10,13 +10,15 @@
 #include "devices/net/net_null.h"
 #include "devices/net/net_rate.h"
 #include "devices/net/pcap.h"
+#include "devices/net/tap/hostonly.h"
+#include "devices/net/tap/macvtap.h"
+#include "devices/net/tap/open_tap.h"
 
 namespace minivmm {
 
 std::span<const NetBackendType> net_backend_types() {
   static constexpr std::array kTypes{
-      kNullNetType,
-      kInternalNetType,
+      kNullNetType, kInternalNetType, kTapNetType, kHostOnlyNetType, kMacvtapNetType,
   };
   return kTypes;
 }
