@@ -9,6 +9,7 @@
 #include "devices/net/net_mtu.h"
 #include "devices/net/net_null.h"
 #include "devices/net/net_rate.h"
+#include "devices/net/passt/open_passt.h"
 #include "devices/net/pcap.h"
 #include "devices/net/tap/hostonly.h"
 #include "devices/net/tap/macvtap.h"
@@ -18,7 +19,7 @@ namespace minivmm {
 
 std::span<const NetBackendType> net_backend_types() {
   static constexpr std::array kTypes{
-      kNullNetType, kInternalNetType, kTapNetType, kHostOnlyNetType, kMacvtapNetType,
+      kNullNetType, kInternalNetType, kTapNetType, kHostOnlyNetType, kMacvtapNetType, kPasstNetType,
   };
   return kTypes;
 }

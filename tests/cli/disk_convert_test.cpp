@@ -1,14 +1,10 @@
-#include <fcntl.h>
-#include <linux/loop.h>
 #include <signal.h>
-#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
 #include <fstream>
-#include <optional>
 #include <random>
 #include <string>
 #include <thread>
@@ -119,99 +115,6 @@ TEST_F(DiskConvert, AnExistingTargetIsReplacedOnlyByForce) {
   EXPECT_EQ(read_file("dst.qcow2"), "mine");
   EXPECT_QUIET(minivmm({"disk", "convert", "--force", "src.raw", "dst.qcow2"}));
   expect_same_disk("dst.qcow2", "src.raw");
-}
-
-// A block device over a file, while it lives; device() is empty where this process may have none.
-class LoopDevice {
- public:
-  explicit LoopDevice(const std::string& file) {
-    const int control = ::open("/dev/loop-control", O_RDWR | O_CLOEXEC);
-    if (control < 0) return;
-    const int backing = ::open(file.c_str(), O_RDWR | O_CLOEXEC);
-    // Another process may take the device that was free: then it is another's turn.
-    for (int attempt = 0; attempt < 20 && device_.empty(); ++attempt) {
-      const int number = ::ioctl(control, LOOP_CTL_GET_FREE);
-      if (number < 0) break;
-      const std::string name = "/dev/loop" + std::to_string(number);
-      fd_ = ::open(name.c_str(), O_RDWR | O_CLOEXEC);
-      if (fd_ < 0) break;
-      if (::ioctl(fd_, LOOP_SET_FD, backing) == 0) {
-        device_ = name;
-      } else {
-        ::close(fd_);
-      }
-    }
-    if (backing >= 0) ::close(backing);
-    ::close(control);
-  }
-  ~LoopDevice() {
-    if (device_.empty()) return;
-    ::ioctl(fd_, LOOP_CLR_FD);
-    ::close(fd_);
-  }
-  LoopDevice(const LoopDevice&) = delete;
-  LoopDevice& operator=(const LoopDevice&) = delete;
-  const std::string& device() const { return device_; }
-
- private:
-  int fd_ = -1;
-  std::string device_;
-};
-
-class DiskConvertDevice : public DiskConvert {
- protected:
-  // Full of something else: zeroes must be written too.
-  void make_device(size_t bytes) {
-    std::ofstream(path("device.raw"), std::ios::binary) << std::string(bytes, 'o');
-    loop_.emplace(path("device.raw"));
-    if (loop_->device().empty()) GTEST_SKIP() << "no loop device: not root, or none in this container";
-  }
-  std::string device() const { return loop_->device(); }
-
- private:
-  std::optional<LoopDevice> loop_;
-};
-
-TEST_F(DiskConvertDevice, GetsTheDiskAndKeepsTheRest) {
-  make_raw("src.raw");
-  qemu_img({"convert", "-O", "qcow2", "src.raw", "src.qcow2"});
-  make_device(8 << 20);
-  if (IsSkipped()) return;
-  const Outcome unasked = minivmm({"disk", "convert", "src.qcow2", device()});
-  EXPECT_EQ(unasked.status, 1);
-  EXPECT_NE(unasked.err.find("--force"), std::string::npos) << unasked.err;
-  EXPECT_EQ(run({"cmp", "-n", "8388608", device(), "device.raw"}).status, 0);
-
-  EXPECT_QUIET(minivmm({"disk", "convert", "--force", "src.qcow2", device()}));
-  const std::string source = read_file("src.raw");
-  const Outcome found = run({"cat", device()});
-  ASSERT_EQ(found.out.size(), 8U << 20);
-  EXPECT_TRUE(found.out.substr(0, source.size()) == source);
-  EXPECT_TRUE(found.out.substr(source.size()) == std::string((8 << 20) - source.size(), 'o'));
-  // And back.
-  EXPECT_QUIET(minivmm({"disk", "convert", "--source-format", "raw", device(), "back.qcow2"}));
-  dump("back.qcow2", "back.raw");
-  EXPECT_TRUE(read_file("back.raw") == found.out);
-}
-
-TEST_F(DiskConvertDevice, ThatIsTooSmallIsLeftAlone) {
-  make_raw("src.raw");
-  make_device(4 << 20);
-  if (IsSkipped()) return;
-  const Outcome refused = minivmm({"disk", "convert", "--force", "src.raw", device()});
-  EXPECT_EQ(refused.status, 1);
-  EXPECT_NE(refused.err.find("4 MiB"), std::string::npos) << refused.err;
-  EXPECT_TRUE(run({"cat", device()}).out == std::string(4 << 20, 'o'));
-}
-
-TEST_F(DiskConvertDevice, IsNotReplacedByAnImageFile) {
-  make_raw("src.raw");
-  make_device(8 << 20);
-  if (IsSkipped()) return;
-  const Outcome refused = minivmm({"disk", "convert", "--force", "--format", "qcow2", "src.raw", device()});
-  EXPECT_EQ(refused.status, 1);
-  EXPECT_NE(refused.err.find("no regular file"), std::string::npos) << refused.err;
-  EXPECT_TRUE(std::filesystem::is_block_file(device()));
 }
 
 TEST_F(DiskConvert, OptionsThatDoNotGoTogetherAreUsageErrors) {
