@@ -1,12 +1,8 @@
 #include "vmm/machine/fw_cfg_config.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <map>
 #include <set>
 #include <string>
@@ -14,7 +10,7 @@
 #include <utility>
 
 #include "vmm/core/error.h"
-#include "vmm/core/fd.h"
+#include "vmm/core/read_file.h"
 #include "vmm/core/spec_string.h"
 
 namespace minivmm {
@@ -38,36 +34,7 @@ void check_name(const std::string& name) {
   }
 }
 
-[[noreturn]] void too_large(std::string_view what) {
-  throw ConfigError(fmt::format("{} is larger than {}, which is the most that fw_cfg publishes in one file",
-                                what, format_size(kFwCfgLargestFile)));
-}
-
-// Until its end, for it may be a pipe: --ignition <(butane config.bu).
-Contents read_file(const std::string& path, std::string_view role) {
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
-  if (!fd) throw_errno(fmt::format("open the {} '{}'", role, path));
-  constexpr size_t kPiece = size_t{64} << 10;
-  struct stat status{};
-  if (::fstat(fd.get(), &status) != 0) throw_errno(fmt::format("look at the {} '{}'", role, path));
-  const auto expected = static_cast<uint64_t>(S_ISREG(status.st_mode) ? status.st_size : 0);
-  if (expected > kFwCfgLargestFile) too_large(fmt::format("the {} '{}'", role, path));
-  Contents data;
-  data.reserve(expected + kPiece);
-  for (size_t size = 0;;) {
-    data.resize(size + kPiece);
-    const ssize_t got = ::read(fd.get(), data.data() + size, kPiece);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw_errno(fmt::format("read the {} '{}'", role, path));
-    size += static_cast<size_t>(got);
-    if (size > kFwCfgLargestFile) too_large(fmt::format("the {} '{}'", role, path));
-    if (got == 0) {
-      data.resize(size);
-      data.shrink_to_fit();
-      return data;
-    }
-  }
-}
+constexpr const char* kLimitOf = "fw_cfg publishes in one file";
 
 // Ignition takes JSON only (its specification, "Configuration Specification"). A guest that got Butane's YAML
 // would come up without what was asked for, and say so in its log alone.
@@ -115,7 +82,10 @@ std::vector<FwCfgConfig> fw_cfg_entries(const MachineConfig& config) {
   std::set<std::string_view> names;
   for (const FwCfgConfig& entry : entries) {
     check_name(entry.name);
-    if (entry.text.size() > kFwCfgLargestFile) too_large(fmt::format("--fw-cfg {}", entry.name));
+    if (entry.text.size() > kFwCfgLargestFile) {
+      throw ConfigError(fmt::format("--fw-cfg {} is larger than {}, which is the most that {}", entry.name,
+                                    format_size(kFwCfgLargestFile), kLimitOf));
+    }
     if (names.insert(entry.name).second) continue;
     const bool ignition = !config.ignition.empty() &&
                           std::ranges::find(kIgnitionNames, entry.name) != std::ranges::end(kIgnitionNames);
@@ -138,7 +108,7 @@ std::unique_ptr<FwCfg> make_fw_cfg(const MachineConfig& config, GuestMemory& mem
     } else {
       const bool ignition = entry.file == config.ignition;
       data = std::make_shared<const Contents>(
-          read_file(entry.file, ignition ? "Ignition config" : "fw_cfg file"));
+          read_file(entry.file, ignition ? "Ignition config" : "fw_cfg file", kFwCfgLargestFile, kLimitOf));
       if (ignition) check_ignition(entry.file, *data);
       read.emplace(entry.file, data);
     }
