@@ -80,9 +80,10 @@ struct AcpiTables {
   std::vector<std::byte> bytes;  // to be placed at `where`
 };
 
-// The area of the BIOS that a guest scans for the RSDP (ACPI 6.5, 5.2.5.1).
+// The part that ACPI has of the area of the BIOS that a guest scans for the RSDP (ACPI 6.5, 5.2.5.1). SMBIOS,
+// which a guest looks for in the upper half only, has the rest.
 inline constexpr Gpa kAcpiArea{0xe0000};
-inline constexpr uint64_t kAcpiAreaSize = 0x20000;
+inline constexpr uint64_t kAcpiAreaSize = 0x10000;
 
 // Lays the tables out from `where` (16-byte aligned) on, the RSDP first. Throws HostError if the
 // configuration makes no sense or the tables need more than the area's end leaves.
