@@ -23,8 +23,17 @@ OpenedDisk& DiskSet::open(unsigned index, std::string_view spec) {
   if (found != disks_.end()) return found->second;
   const DiskSpec parsed = parse_disk_spec(spec);
   OpenedDisk disk = purpose_ == Purpose::run ? open_disk(engine(), parsed) : inspect_disk(engine(), parsed);
+  return keep(index, parsed.path, std::move(disk));
+}
+
+void DiskSet::put(unsigned index, OpenedDisk disk) {
+  const std::string name = disk.chain.front().path;
+  keep(index, name, std::move(disk));
+}
+
+OpenedDisk& DiskSet::keep(unsigned index, std::string_view name, OpenedDisk disk) {
   for (const std::string& warning : disk.warnings) log_.write(LogLevel::warn, warning);
-  log_.write(LogLevel::info, fmt::format("disk {}: {}: {}, {}", index, parsed.path, disk.describe(),
+  log_.write(LogLevel::info, fmt::format("disk {}: {}: {}, {}", index, name, disk.describe(),
                                          format_size(disk.backend->capacity())));
   return disks_.emplace(index, std::move(disk)).first->second;
 }

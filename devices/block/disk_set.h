@@ -22,11 +22,14 @@ class DiskSet {
   // Disk number `index` of the machine, described by `spec`; opened if it is not yet, its warnings logged.
   // Throws as open_disk() and parse_disk_spec().
   OpenedDisk& open(unsigned index, std::string_view spec);
+  // A disk that was made for the machine takes the place of one that `spec` would name.
+  void put(unsigned index, OpenedDisk disk);
   // Hands it over. Where it was not opened before, it is now.
   OpenedDisk take(unsigned index, std::string_view spec);
 
  private:
   IoEngine& engine();
+  OpenedDisk& keep(unsigned index, std::string_view name, OpenedDisk disk);
 
   Purpose purpose_;
   Log& log_;
