@@ -93,7 +93,7 @@ _unpack_lock = threading.Lock()
 
 
 def debian_disk(kind="rootfs"):
-    """A fresh copy of the Debian disk ("rootfs" or "rootfs-gpt") for this case to write to."""
+    """A fresh copy of a Debian disk ("rootfs", "rootfs-gpt", "rootfs-cloud") for this case to write to."""
     master = os.path.join(Config.scratch, kind)
     with _unpack_lock:
         if not os.path.exists(master):
@@ -177,11 +177,11 @@ def log_in(vm, boot_timeout=DEBIAN_S):
     vm.expect(r"root@debian:~# ")
 
 
-def shell(vm, command):
+def shell(vm, command, prompt=r"root@debian:~# ", timeout=STEP_S):
     """What a command says in a Debian guest that log_in has let us into."""
     # BE%s: the echo of what is typed shall not be taken for the answer.
     vm.send(f"printf 'BE%s\\n' GIN; {command}; printf 'EN%s %s\\n' D $?\r")
-    match = vm.expect(r"^BEGIN\n(?P<text>(?:.*\n)*?)(?P<last>.*)END (?P<status>\d+)\n")
-    vm.expect(r"root@debian:~# ")
+    match = vm.expect(r"^BEGIN\n(?P<text>(?:.*\n)*?)(?P<last>.*)END (?P<status>\d+)\n", timeout)
+    vm.expect(prompt)
     check(match["status"] == "0", f"'{command}' failed in the guest: {match['text']}")
     return (match["text"] + match["last"]).strip()

@@ -114,6 +114,12 @@ TEST_F(Payload, IsResetByAcpiKeyboardControllerTripleFaultAndResetVectorWithItsR
   EXPECT_EQ(vm->stats().resets, 4U);
 }
 
+TEST_F(Payload, FindsSmbiosAndFindsItAgainAfterAResetThatFollowsItsLoss) {
+  auto vm = machine("smbios");
+  EXPECT_EQ(vm->run().reason, MachineEnd::Reason::powered_off);
+  EXPECT_EQ(out_.text(), "_SM3__SM3_\n");
+}
+
 // The slot to be tried has two tries: the first two boots are its, the third is the other's.
 TEST_F(Payload, AFlatcarDiskIsLookedIntoAtEachBoot) {
   const auto payload = [](const char* name) {

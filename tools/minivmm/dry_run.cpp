@@ -142,7 +142,9 @@ void print_as_json(const MachineConfig& config, const MachinePlan& plan,
                            {"tries", plan.flatcar->tries},
                            {"warnings", std::move(warnings)}};
   }
-  print_json(json::object{{"kernel", kernel_of(config, plan)},
+  print_json(json::object{{"name", config.name},
+                          {"uuid", uuid_text(plan.smbios.uuid)},
+                          {"kernel", kernel_of(config, plan)},
                           {"flatcar", std::move(flatcar)},
                           {"initrd", config.initrd},
                           {"cmdline", plan.cmdline},
@@ -156,6 +158,8 @@ void print_as_json(const MachineConfig& config, const MachinePlan& plan,
 }
 
 void print_as_text(const MachineConfig& config, const MachinePlan& plan) {
+  if (!config.name.empty()) fmt::print("name     {}\n", config.name);
+  fmt::print("uuid     {}\n", uuid_text(plan.smbios.uuid));
   fmt::print("kernel   {}\n", kernel_of(config, plan));
   if (!config.initrd.empty()) fmt::print("initrd   {}\n", config.initrd);
   fmt::print("cmdline  {}\n", plan.cmdline);

@@ -16,6 +16,7 @@
 
 #include "devices/console_escape.h"
 #include "dry_run.h"
+#include "identity_options.h"
 #include "stats_table.h"
 #include "terminal.h"
 #include "verbs.h"
@@ -40,6 +41,7 @@ struct RunOptions {
   std::string log = "warn";
   std::optional<std::string> cmdline;
   std::vector<std::string> fw_cfg;
+  IdentityOptions identity;
   std::map<std::string, std::vector<std::string>> virtio;  // by type name
   bool no_reboot = false;
   bool dry_run = false;
@@ -58,6 +60,7 @@ MachineConfig to_config(RunOptions& options) {
   MachineConfig config = std::move(options.config);
   config.set_memory(options.memory);
   for (const std::string& spec : options.fw_cfg) config.add_fw_cfg(spec);
+  options.identity.fill_in(config);
   config.cpu = CpuModel::parse(options.cpu);
   config.transport = options.transport == "mmio" ? Transport::mmio : Transport::pci;
   config.entry = options.entry == "decompressor" ? KernelEntry::decompressor
@@ -238,6 +241,7 @@ void add_options(CLI::App& app, const std::shared_ptr<RunOptions>& options) {
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->group(devices);
+  o.identity.add_to(app);
 
   const std::string behaviour = "Behaviour";
   app.add_flag("--no-reboot", o.no_reboot, "A guest's reboot ends minivmm with status 0")->group(behaviour);

@@ -16,6 +16,8 @@ struct Window {
 
 // --- Guest physical addresses. RAM fills 0 to kRamHole.base and goes on at 4 GiB.
 inline constexpr Window kRamHole{0xc000'0000, 0x4000'0000};
+inline constexpr Window kAcpiTables{0xe'0000, 0x1'0000};        // the BIOS area, reserved in the E820 map
+inline constexpr Window kSmbios{0xf'0000, 0xfff0};              // up to the reset vector
 inline constexpr Window kPciMmio32{0xc000'0000, 0x2000'0000};   // BARs
 inline constexpr Window kPciEcam{0xe000'0000, 0x0010'0000};     // bus 0
 inline constexpr Window kVirtioMmio{0xe010'0000, 0x0002'0000};  // one 4 KiB page a device

@@ -10,6 +10,7 @@
 #include "vmm/core/spec_string.h"
 #include "vmm/machine/address_map.h"
 #include "vmm/machine/fw_cfg_config.h"
+#include "vmm/machine/identity.h"
 
 namespace minivmm {
 
@@ -107,6 +108,7 @@ void check_config(const MachineConfig& config) {
                                   format_size(config.memory), format_size(huge)));
   }
   fw_cfg_entries(config);
+  check_identity(config);
 }
 
 }  // namespace minivmm

@@ -7,8 +7,10 @@
 #include <string_view>
 #include <vector>
 
+#include "devices/seed/nocloud.h"
 #include "vmm/core/guest_memory.h"
 #include "vmm/core/log.h"
+#include "vmm/core/stable_uuid.h"
 #include "vmm/kvm/cpu_model.h"
 
 namespace minivmm {
@@ -35,6 +37,14 @@ struct FwCfgConfig {
   std::string text;
 };
 
+// A secret or setting for the guest's systemd (systemd.system-credentials(7)).
+struct CredentialConfig {
+  std::string name;
+  std::string
+      file;  // a file of the host that has its content, read when the machine is made; empty: `text` is it
+  std::string text;
+};
+
 inline constexpr size_t kMaxMachineName = 63;  // a host name's part is no longer
 
 struct MachineConfig {
@@ -56,12 +66,22 @@ struct MachineConfig {
   std::string serial = "stdio";     // "stdio", "null", "pty", "file:PATH", "socket:PATH"
   std::string ignition;             // a file for fw_cfg under Ignition's names; empty: none
   std::vector<FwCfgConfig> fw_cfg;  // with neither, the machine has no fw_cfg device
-  bool reboot = true;               // false: a guest's reset ends the machine
+  std::optional<Uuid> uuid;         // none: derived (identity.h)
+  std::string serial_number;        // of the system; empty: its UUID
+  std::vector<std::string> oem_strings;
+  std::vector<CredentialConfig> credentials;
+  CloudInitConfig cloud_init;
+  bool reboot = true;  // false: a guest's reset ends the machine
 
   // Fills memory and memory_options from "1G,hugepages=2M,shared=on,prefault=on". Throws ConfigError.
   void set_memory(std::string_view spec);
   // Adds to fw_cfg from "name=opt/org.example/settings,file=PATH" or ",string=TEXT". Throws ConfigError.
   void add_fw_cfg(std::string_view spec);
+  // "7130c94a-213a-4e5a-8e26-6cce9662f132". Throws ConfigError.
+  void set_uuid(std::string_view text);
+  // From "NAME:TEXT" and from "NAME:PATH", as systemd's tools have them. Throws ConfigError.
+  void set_credential(std::string_view spec);
+  void load_credential(std::string_view spec);
 };
 
 // The name, or one made up: the first disk's or the kernel's file name without its ending.

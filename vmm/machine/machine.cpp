@@ -10,6 +10,7 @@
 
 #include "boot/acpi/tables.h"
 #include "boot/kernel_image.h"
+#include "boot/smbios.h"
 #include "devices/block/disk_set.h"
 #include "virtio/transport_common.h"
 #include "vmm/core/bus.h"
@@ -20,6 +21,7 @@
 #include "vmm/kvm/vm.h"
 #include "vmm/machine/boot_choice.h"
 #include "vmm/machine/fw_cfg_config.h"
+#include "vmm/machine/identity.h"
 #include "vmm/machine/plan.h"
 #include "vmm/machine/platform.h"
 #include "vmm/machine/reset_vector.h"
@@ -29,6 +31,11 @@
 namespace minivmm {
 
 namespace {
+
+static_assert(address_map::kAcpiTables.base == value(kAcpiArea) &&
+              address_map::kAcpiTables.size == kAcpiAreaSize);
+static_assert(address_map::kSmbios.base == value(kSmbiosArea) &&
+              address_map::kSmbios.end() == value(kResetVector));
 
 class KvmMachine final : public Machine, public VcpuEvents, private StallSink {
  public:
@@ -107,6 +114,7 @@ KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
         fmt::format("--cpus {}: this host's KVM gives a machine {} at most", config_.cpus, kvm_.max_vcpus()));
   }
   if (!config_.kernel.empty()) kernel_.emplace(config_.kernel);
+  plan_.smbios.processor = smbios_processor(cpuid_, config_.cpus);
   platform_ = std::make_unique<Platform>(
       pio_, loop_, *serial_,
       Platform::Wires{.irq = [this](uint32_t gsi) { return vm_.irq_line(gsi); },
@@ -128,11 +136,12 @@ KvmMachine::~KvmMachine() {
 
 void KvmMachine::load_kernel(bool memory_is_zero) {
   const AcpiTables acpi = build_acpi(plan_acpi(config_, plan_));
+  const SmbiosTables smbios = build_smbios(plan_.smbios, kSmbiosArea, address_map::kSmbios.size);
   const auto reset_code =
       reset_vector_code(static_cast<uint16_t>(address_map::kAcpiPm.base + kAcpiReset), kAcpiResetValue);
-  if (!memory_.write(acpi.rsdp, acpi.bytes) || !memory_.write(kResetVector, reset_code)) {
-    throw HostError(ENOMEM,
-                    "the guest's memory is too small for its ACPI tables; give it more with --memory");
+  if (!memory_.write(acpi.rsdp, acpi.bytes) || !memory_.write(smbios.entry_point, smbios.bytes) ||
+      !memory_.write(kResetVector, reset_code)) {
+    throw HostError(ENOMEM, "the guest's memory is too small for its tables; give it more with --memory");
   }
   DiskBoot from_disk{.cmdline = plan_.cmdline, .kernel_name = {}, .kernel = {}};
   if (plan_.flatcar) {

@@ -3,16 +3,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
 #include <utility>
 
 #include "devices/acpi_pm.h"
 #include "devices/block/disk_set.h"
+#include "devices/seed/seed_disk.h"
 #include "virtio/registry.h"
 #include "vmm/core/error.h"
 #include "vmm/core/spec_string.h"
 #include "vmm/machine/boot_choice.h"
 #include "vmm/machine/fw_cfg_config.h"
+#include "vmm/machine/identity.h"
 
 namespace minivmm {
 
@@ -71,30 +72,44 @@ bool says_none(const VirtioConfig& device) {
   return type != types.end() && !type->absent_spec.empty() && device.spec == type->absent_spec;
 }
 
-void plan_virtio(MachinePlan& plan, const MachineConfig& config) {
+size_t most_virtio(bool pci) {
+  return pci ? kMostPciSlots - 1 : address_map::kVirtioMmioGsis.size();
+}
+
+void add_virtio(MachinePlan& plan, bool pci, const VirtioConfig& device) {
   using Space = PlannedDevice::Space;
-  std::map<std::string, unsigned> count;
+  const auto same_type = [&](const PlannedVirtio& v) { return v.config.type == device.type; };
+  const auto index = static_cast<unsigned>(std::ranges::count_if(plan.virtio, same_type));
+  // The host bridge has PCI slot 0.
+  const auto slot = static_cast<uint32_t>(plan.virtio.size() + (pci ? 1 : 0));
+  const std::string name = fmt::format("virtio-{}.{}", device.type, index);
+  plan.virtio.push_back({device, index, slot});
+  if (pci) {
+    plan.devices.push_back({name, Space::pci, slot, 0, {}, device.spec});
+  } else {
+    plan.devices.push_back(
+        {name, Space::mmio, address_map::kVirtioMmio.base + slot * address_map::kVirtioMmioStride,
+         address_map::kVirtioMmioStride, address_map::kVirtioMmioGsis.at(slot), device.spec});
+  }
+}
+
+void plan_virtio(MachinePlan& plan, const MachineConfig& config) {
   const bool pci = config.transport == Transport::pci;
-  const size_t most = pci ? kMostPciSlots - 1 : address_map::kVirtioMmioGsis.size();
-  if (config.virtio.size() > most) {
-    throw ConfigError(fmt::format("{} virtio devices are too many: --transport {} has room for {}",
-                                  config.virtio.size(), pci ? "pci" : "mmio", most));
+  const size_t wanted = config.virtio.size() + (config.cloud_init.wanted() ? 1 : 0);
+  if (wanted > most_virtio(pci)) {
+    throw ConfigError(fmt::format("{} virtio devices are too many: --transport {} has room for {}", wanted,
+                                  pci ? "pci" : "mmio", most_virtio(pci)));
   }
-  uint32_t slot = pci ? 1 : 0;  // the host bridge has PCI slot 0
   for (const VirtioConfig& device : config.virtio) {
-    if (says_none(device)) continue;
-    const unsigned index = count[device.type]++;
-    const std::string name = fmt::format("virtio-{}.{}", device.type, index);
-    plan.virtio.push_back({device, index, slot});
-    if (pci) {
-      plan.devices.push_back({name, Space::pci, slot, 0, {}, device.spec});
-    } else {
-      plan.devices.push_back(
-          {name, Space::mmio, address_map::kVirtioMmio.base + slot * address_map::kVirtioMmioStride,
-           address_map::kVirtioMmioStride, address_map::kVirtioMmioGsis[slot], device.spec});
-    }
-    ++slot;
+    if (!says_none(device)) add_virtio(plan, pci, device);
   }
+}
+
+// Behind the user's own disks, whose names in the guest it leaves as they are.
+void plan_seed(MachinePlan& plan, const MachineConfig& config, DiskSet& disks) {
+  if (!config.cloud_init.wanted()) return;
+  add_virtio(plan, config.transport == Transport::pci, {"blk", std::string(kSeedDiskSpec)});
+  disks.put(plan.virtio.back().index, make_seed_disk(config.cloud_init, nocloud_defaults(config)));
 }
 
 void plan_boot(MachinePlan& plan, const MachineConfig& config, DiskSet& disks) {
@@ -126,6 +141,10 @@ MachinePlan plan_machine(const MachineConfig& config, unsigned physical_address_
   plan_platform(plan, config);
   plan_virtio(plan, config);
   plan_boot(plan, config, disks);
+  plan_seed(plan, config, disks);
+  plan.smbios = plan_smbios(config, plan.ram);
+  constexpr uint64_t kProcessorStrings = 128;                                             // still to come
+  build_smbios(plan.smbios, kSmbiosArea, address_map::kSmbios.size - kProcessorStrings);  // it has to fit
   return plan;
 }
 

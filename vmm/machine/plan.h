@@ -9,6 +9,7 @@
 #include "boot/acpi/tables.h"
 #include "boot/e820.h"
 #include "boot/flatcar.h"
+#include "boot/smbios.h"
 #include "vmm/core/guest_memory.h"
 #include "vmm/machine/address_map.h"
 #include "vmm/machine/config.h"
@@ -39,6 +40,7 @@ struct MachinePlan {
   std::vector<PlannedDevice> devices;
   std::vector<PlannedVirtio> virtio;
   std::vector<FwCfgConfig> fw_cfg;  // with Ignition's; empty: there is no fw_cfg device
+  SmbiosConfig smbios;              // without the processor, which is the host's
   std::string cmdline;
   std::optional<FlatcarBoot> flatcar;  // what the first disk asks for, if it has Flatcar's layout
 };

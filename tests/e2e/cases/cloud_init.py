@@ -1,0 +1,112 @@
+"""Who the machine is, and what it makes of itself at its first boot: SMBIOS, systemd's credentials, cloud-init."""
+
+import json
+import os
+import re
+
+from harness import STEP_S, Vm, case, check, debian_disk, equal, log_in, long_case, md5, run_script, scratch, shell
+
+UUID = "7130c94a-213a-4e5a-8e26-6cce9662f132"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJd2dO2vYkK4gI1XvV3V0wN0iJ3kq0J5xkq1m2e4r6tY test"
+# Four runs of Python before the login prompt, each of them under emulation.
+CLOUD_S = 900
+USER_DATA = """\
+#cloud-config
+users:
+  - default
+  - name: ann
+    shell: /bin/bash
+    lock_passwd: false
+    plain_text_passwd: sesame
+write_files:
+  - path: /etc/written
+    content: as asked
+runcmd:
+  - [touch, /run/was-run]
+"""
+
+
+def written(name, data):
+    path = scratch(name)
+    with open(path, "wb") as file:
+        file.write(data)
+    return path
+
+
+def dmi_of(*arguments, **keywords):
+    text = run_script("identity", "--uuid", UUID, "--serial-number", "SN 1", "--oem-string", "OEM=one",
+                      "--oem-string", "OEM=two words", *arguments, **keywords)
+    equal("the type 11 strings", re.findall(r"^OEM (.*)$", text, re.MULTILINE), ["one", "two words"])
+    return dict(re.findall(r"^DMI (\S+) (.*)$", text, re.MULTILINE))
+
+
+WANTED_DMI = {"sys_vendor": "minivmm", "product_name": "minivmm", "product_uuid": UUID, "product_serial": "SN 1",
+              "chassis_type": "1", "bios_vendor": "minivmm"}
+
+
+@case
+def the_guest_finds_its_smbios_tables():
+    equal("what Linux read", dmi_of(), WANTED_DMI)
+
+
+@case
+def a_guest_entered_by_pvh_finds_its_smbios_tables():
+    equal("what Linux read", dmi_of("--transport", "mmio", kernel="vmlinux"), WANTED_DMI)
+
+
+@long_case
+def debian_tells_its_identity_by_dmidecode_and_systemd_takes_its_credentials():
+    blob = written("blob", bytes(range(256)))
+    with Vm("--disk", debian_disk("rootfs-cloud"), "--name", "web", "--uuid", UUID, "--serial-number", "SN-1",
+            "--oem-string", "an OEM string", "--set-credential", "greeting:hello: you", "--load-credential",
+            f"blob:{blob}", "--append", "cloud-init=disabled", memory="512M") as vm:
+        log_in(vm)
+        # dmidecode writes its complaints between the tables, as comments and in angle brackets.
+        said = shell(vm, "dmidecode 2>&1")
+        check(not re.search(r"TRUNCATED|Wrong|OUT OF SPEC|BAD INDEX|[Ii]nvalid|broken|fail", said),
+              f"dmidecode complains: {said}")
+        for wanted in ("SMBIOS 3.0.0 present.", f"UUID: {UUID}", "Serial Number: SN-1", "String 1: an OEM string",
+                       "System is a virtual machine", "Size: 512 MB"):
+            check(wanted in said, f"dmidecode does not tell '{wanted}': {said}")
+        equal("the platform", shell(vm, "systemd-detect-virt"), "kvm")
+        listed = shell(vm, "systemd-creds --system list --no-legend --no-pager | cat")
+        for name in ("greeting", "blob", "system.hostname"):
+            check(re.search(rf"^{re.escape(name)}\s", listed, re.MULTILINE), f"there is no credential {name}: {listed}")
+        equal("the credential", shell(vm, "systemd-creds --system cat greeting"), "hello: you")
+        equal("the binary credential", shell(vm, "systemd-creds --system cat blob | md5sum").split()[0], md5(blob))
+
+
+@long_case
+def cloud_init_makes_the_users_and_sets_the_host_name():
+    user_data = written("user-data", USER_DATA.encode())
+    network = written("network-config", b"config: disabled\n")
+    key = written("key.pub", KEY.encode() + b"\n")
+    with Vm("--disk", debian_disk("rootfs-cloud"), "--name", "web", "--uuid", UUID, "--cloud-init",
+            f"{user_data},network-config={network}", "--ssh-key", key, memory="512M") as vm:
+        vm.expect(r"^web login: ", CLOUD_S)
+        vm.send("ann\r")
+        vm.expect(r"^Password: ")
+        vm.send("sesame\r")
+        vm.expect(r"ann@web:~\$ ")
+        vm.send("su -\r")     # root has no password here
+        vm.expect(r"root@web:~# ")
+
+        def root(command, timeout=STEP_S):
+            return shell(vm, command, prompt=r"root@web:~# ", timeout=timeout)
+
+        equal("cloud-init's status", root("cloud-init status --wait", CLOUD_S).split()[-1], "done")
+        result = json.loads(root("cat /run/cloud-init/result.json"))["v1"]
+        equal("cloud-init's errors", result["errors"], [])
+        check(result["datasource"].startswith("DataSourceNoCloud [seed=/dev/vdb]"), result["datasource"])
+        equal("the instance id", root("cat /var/lib/cloud/data/instance-id"), UUID)
+        equal("the host name", root("cat /etc/hostname"), "web")
+        check(KEY in root("cat /home/debian/.ssh/authorized_keys"), "the default user has no key")
+        equal("what was written", root("cat /etc/written"), "as asked")
+        root("test -e /run/was-run")
+        check("disabled" in root("grep -o 'network config is disabled[^.]*\\|config disabled by ds' "
+                                 "/var/log/cloud-init.log | sort -u"), "the network config was not looked at")
+        equal("the root's device", root("findmnt -no SOURCE /"), "/dev/vda")
+        equal("whether the seed is read-only", root("cat /sys/block/vdb/ro"), "1")
+        root("mount -o ro /dev/disk/by-label/cidata /mnt")
+        equal("the user-data on the seed", root("md5sum </mnt/user-data").split()[0], md5(user_data))
+        equal("who can read the seed", root("stat -c %a /mnt/user-data"), "400")
