@@ -48,15 +48,16 @@ std::optional<Endpoint> parse_v4_endpoint(std::string_view text, uint16_t usual_
 void parse_network(UserNetConfig& config, const std::string& text) {
   const size_t slash = text.find('/');
   const auto address = parse_v4(text.substr(0, slash));
-  const auto bits =
-      slash == std::string::npos ? std::nullopt : parse_port(std::string_view(text).substr(slash + 1));
-  if (!address || !bits || *bits < kMinPrefix || *bits > kMaxPrefix) {
+  const uint16_t bits = slash == std::string::npos
+                            ? uint16_t{0}
+                            : parse_port(std::string_view(text).substr(slash + 1)).value_or(0);
+  if (!address || bits < kMinPrefix || bits > kMaxPrefix) {
     throw ConfigError(
         fmt::format("--net user,net={}: write an IPv4 network such as 10.0.2.0/24, with {} to {} "
                     "bits",
                     text, kMinPrefix, kMaxPrefix));
   }
-  config.prefix = *bits;
+  config.prefix = bits;
   config.network = address->as_v4() & config.mask();
   if (config.network != address->as_v4()) {
     throw ConfigError(fmt::format("--net user,net={}: the address has bits past its {} bits of network", text,
