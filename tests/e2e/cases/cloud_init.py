@@ -69,6 +69,8 @@ def debian_tells_its_identity_by_dmidecode_and_systemd_takes_its_credentials():
                        "System is a virtual machine", "Size: 512 MB"):
             check(wanted in said, f"dmidecode does not tell '{wanted}': {said}")
         equal("the platform", shell(vm, "systemd-detect-virt"), "kvm")
+        # The image has none, as is the custom, and systemd takes the machine's UUID under KVM.
+        equal("the machine id", shell(vm, "cat /etc/machine-id"), UUID.replace("-", ""))
         listed = shell(vm, "systemd-creds --system list --no-legend --no-pager | cat")
         for name in ("greeting", "blob", "system.hostname"):
             check(re.search(rf"^{re.escape(name)}\s", listed, re.MULTILINE), f"there is no credential {name}: {listed}")
