@@ -39,6 +39,19 @@ def what_the_guest_writes_to_a_qcow2_image_is_in_it():
 
 
 @case
+def two_cpus_use_a_queue_each_at_once():
+    image = scratch("disk.qcow2")
+    run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=16k", image, "64M"])
+    text = run_script("disk-queues", "--cpus", "2", "--disk", f"{image},queues=2", memory="512M", timeout=600)
+    equal("queues", re.search(r"^QUEUES (\d+)", text, re.MULTILINE)[1], "2")
+    wrote = re.search(r"^WROTE (\w{32})", text, re.MULTILINE)[1]
+    for md5_of_one in re.search(r"^READ (\w{32}) (\w{32})", text, re.MULTILINE).groups():
+        equal("what one CPU reads back", md5_of_one, wrote)
+    qemu_img_check(image)
+    equal("what QEMU reads", run(["sh", "-c", f"head -c 48M '{dump(image)}' | md5sum"]).split()[0], wrote)
+
+
+@case
 def debian_boots_from_qcow2_and_its_overlay_is_thrown_away():
     image = scratch("debian.qcow2")
     run(["qemu-img", "convert", "-O", "qcow2", debian_disk(), image], 300)
