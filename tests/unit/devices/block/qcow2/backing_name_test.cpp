@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cctype>
 #include <fstream>
+#include <initializer_list>
 
 #include "tests/unit/devices/block/crash_states.h"
 #include "tests/unit/devices/block/qcow2/image_fixture.h"
@@ -102,7 +103,8 @@ TEST_P(BackingName, IsTheOldOneOrTheNewOneAfterACrash) {
   Named now;
   unsigned refused = 0;
   char letter = 'a';
-  for (const size_t length : {5, 40, 300, 0, 300, 700, 700, 12, 700, 1023, 1000, 9, 0, 0, 450, 20}) {
+  for (const size_t length :
+       std::initializer_list<size_t>{5, 40, 300, 0, 300, 700, 700, 12, 700, 1023, 1000, 9, 0, 0, 450, 20}) {
     SCOPED_TRACE(fmt::format("a name of {} letters after one of {}", length, now.file.size()));
     Named next;
     if (length > 0) next = {std::string(length, letter), letter % 2 == 0 ? "raw" : "qcow2"};
