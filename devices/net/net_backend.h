@@ -61,7 +61,8 @@ class NetQueue {
   // looked at is copied first.
   virtual Result<bool> send(std::span<const iovec> pieces) = 0;
 
-  // After the last send() of a batch.
+  // After the last send() of a batch. receive() is asked next, if it is asked at all: what the batch has
+  // brought needs no news of fd().
   virtual void flush() {}
 
   // Whether receive() has something: a look, at the cost of one system call at most, because the worker asks

@@ -14,12 +14,14 @@
 #include "devices/net/tap/hostonly.h"
 #include "devices/net/tap/macvtap.h"
 #include "devices/net/tap/open_tap.h"
+#include "devices/net/user/open_user.h"
 
 namespace minivmm {
 
 std::span<const NetBackendType> net_backend_types() {
   static constexpr std::array kTypes{
-      kNullNetType, kInternalNetType, kTapNetType, kHostOnlyNetType, kMacvtapNetType, kPasstNetType,
+      kNullNetType,    kInternalNetType, kTapNetType,  kHostOnlyNetType,
+      kMacvtapNetType, kPasstNetType,    kUserNetType,
   };
   return kTypes;
 }

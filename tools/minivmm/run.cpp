@@ -1,10 +1,12 @@
 // `minivmm run` and `minivmm` alone: boot a machine with its console in the terminal.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -15,6 +17,7 @@
 #include <vector>
 
 #include "devices/console_escape.h"
+#include "devices/net/user/open_user.h"
 #include "dry_run.h"
 #include "identity_options.h"
 #include "stats_table.h"
@@ -42,6 +45,7 @@ struct RunOptions {
   std::optional<std::string> cmdline;
   std::vector<std::string> fw_cfg;
   IdentityOptions identity;
+  std::vector<std::string> publish;
   std::map<std::string, std::vector<std::string>> virtio;  // by type name
   bool no_reboot = false;
   bool dry_run = false;
@@ -54,6 +58,19 @@ LogLevel log_level(const std::string& word) {
   if (word == "info") return LogLevel::info;
   if (word == "debug") return LogLevel::debug;
   return LogLevel::warn;
+}
+
+// -p: the first card on user networking has the port forwarded.
+void publish(MachineConfig& config, const std::string& forward) {
+  for (VirtioConfig& device : config.virtio) {
+    if (device.type != "net") continue;
+    if (auto spec = with_forward(device.spec, forward)) {
+      device.spec = std::move(*spec);
+      return;
+    }
+  }
+  throw ConfigError(
+      fmt::format("-p {}: forwarded ports need a card on user networking; add --net user", forward));
 }
 
 MachineConfig to_config(RunOptions& options) {
@@ -79,7 +96,18 @@ MachineConfig to_config(RunOptions& options) {
     }
     for (const std::string& spec : given) config.virtio.push_back({std::string(type.name), spec});
   }
+  for (const std::string& forward : options.publish) publish(config, forward);
   return config;
+}
+
+// Each connection of a guest on user networking is a descriptor; the usual soft limit is for programs that
+// still use select(2).
+void allow_many_descriptors() {
+  constexpr rlim_t kEnough = 65536;
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= std::min(limit.rlim_max, kEnough)) return;
+  limit.rlim_cur = std::min(limit.rlim_max, kEnough);
+  ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 // Signals as the machine's events: SIGTERM, SIGINT and SIGHUP press the power button; the second, or ten
@@ -154,6 +182,7 @@ int run(RunOptions& options) {
   if (options.dry_run) return dry_run(config, options.json);
   if (options.json) throw ConfigError("--json goes with --dry-run");
 
+  allow_many_descriptors();
   ::signal(SIGPIPE, SIG_IGN);  // a console whose reader went away is no reason to die
   Log log(log_level(options.log), [](LogLevel, std::string_view line) { tell(line); });
   std::unique_ptr<Machine> machine;
@@ -227,6 +256,14 @@ void add_options(CLI::App& app, const std::shared_ptr<RunOptions>& options) {
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
         ->group(devices);
   }
+  app.add_option(
+         "-p,--publish", o.publish,
+         "A port of the host that leads to one of the guest, such as 2222:22; repeatable. ADDR: on which "
+         "address of the host (default 127.0.0.1; * for all)")
+      ->type_name("[ADDR:]HOST:GUEST[/udp]")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->group(devices);
   app.add_option("--serial", o.config.serial,
                  "Serial console: stdio (default), null, pty, file:PATH or socket:PATH")
       ->type_name("WHERE")

@@ -12,12 +12,14 @@
 namespace minivmm::user_net {
 
 struct Flow {
-  uint64_t tag = 0;        // 0: free
-  uint32_t used = 0;       // when, in the table's own count
-  uint32_t acked = 0;      // TCP: what libslirp acknowledged last
-  uint16_t unacked = 0;    // TCP: segments with data that it got since
-  uint8_t redirect = 0;    // 1 + the redirection's index; 0: none
-  bool from_host = false;  // the other end has sent something
+  uint64_t tag = 0;         // 0: free
+  uint32_t used = 0;        // when, in the table's own count
+  uint32_t acked = 0;       // TCP: what libslirp acknowledged last
+  uint16_t unacked = 0;     // TCP: segments with data that it got since
+  uint8_t redirect = 0;     // 1 + the redirection's index; 0: none
+  uint32_t host_end = 0;    // TCP: what acknowledges the host's FIN
+  bool host_ended = false;  // TCP: there was one
+  bool from_host = false;   // UDP: the other end has sent something
 };
 
 class FlowTable {

@@ -46,6 +46,7 @@ class Stack {
   bool poll();
 
   Crowd crowd() const;
+  bool busy() const { return polls_.sessions() > max_sessions_ / 4; }
 
   // Throw HostError.
   void add_forward(const Forward&);

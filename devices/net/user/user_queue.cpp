@@ -36,7 +36,6 @@ UserQueue::UserQueue(UserNetConfig config)
 
 Result<size_t> UserQueue::receive(std::span<const iovec> pieces) {
   const std::scoped_lock lock(mutex_);
-  idle_ = false;
   constexpr int kRounds = 64;  // without a frame: the worker has more to do
   for (int round = 0; round < kRounds; ++round) {
     if (!ring_.empty()) return ring_.pop(pieces);
@@ -45,12 +44,8 @@ Result<size_t> UserQueue::receive(std::span<const iovec> pieces) {
     const bool worked = stack_->poll();
     waiting_ = {};
     if (arrived_) return *arrived_;
-    if (!worked && ring_.empty()) {
-      idle_ = true;
-      return size_t{0};
-    }
+    if (!worked && ring_.empty()) return size_t{0};
   }
-  idle_ = true;
   stack_->wake();
   return size_t{0};
 }
@@ -77,10 +72,6 @@ Result<bool> UserQueue::send(std::span<const iovec> pieces) {
 void UserQueue::flush() {
   const std::scoped_lock lock(mutex_);
   stack_->settle();
-  if (idle_ && !ring_.empty()) {
-    idle_ = false;
-    stack_->wake();
-  }
 }
 
 void UserQueue::from_guest(std::span<uint8_t> frame, std::span<const uint8_t, kNetHeaderSize> header) {
@@ -125,9 +116,32 @@ void UserQueue::to_stack(Packet& packet) {
     if ((packet.tcp_flags & kTcpSyn) != 0) settle_segment_size(packet, link_);
     if (!bounded(packet)) return;
   }
+  const Endpoint remote = packet.destination;
+  const bool last = ends_last(packet);
   redirects_.outward(packet, [this](const Flow& flow) { note_gone(flow); });
+  if (packet.opens()) lingering_.forget(packet);
   stack_->input(packet.frame);
   if (packet.ether_type == kEtherArp || packet.protocol == IPPROTO_ICMPV6) stack_->retry();
+  if (!last) return;
+  const Flow* const flow = flows_.find(IPPROTO_TCP, packet.source, remote);
+  const uint32_t end = packet.sequence + static_cast<uint32_t>(packet.payload_size()) + 1;
+  if (flow == nullptr || flow->acked != end) return;  // libslirp still lacks something
+  lingering_.add(packet);
+  thin_out();
+}
+
+bool UserQueue::ends_last(const Packet& packet) {
+  if (!packet.is_tcp() || (packet.tcp_flags & (kTcpFin | kTcpAck)) != (kTcpFin | kTcpAck)) return false;
+  const Flow* const flow = flows_.find(IPPROTO_TCP, packet.source, packet.destination);
+  return flow != nullptr && flow->host_ended && flow->host_end == packet.acknowledged;
+}
+
+void UserQueue::thin_out() {
+  while (stack_->busy()) {
+    const auto reset = lingering_.let_go();
+    if (reset.empty()) return;
+    stack_->input(reset);
+  }
 }
 
 bool UserQueue::bounded(const Packet& packet) {
@@ -137,6 +151,7 @@ bool UserQueue::bounded(const Packet& packet) {
     if (Flow* const flow = flows_.find(IPPROTO_TCP, packet.source, packet.destination)) {
       note_gone(*flow);
       flow->unacked = 0;
+      flow->host_ended = false;
     }
     return true;
   }
@@ -153,7 +168,15 @@ bool UserQueue::bounded(const Packet& packet) {
 }
 
 void UserQueue::note_acknowledged(const Packet& packet) {
-  Flow* const flow = flows_.find(packet.protocol, packet.destination, packet.source);
+  Flow* flow = flows_.find(IPPROTO_TCP, packet.destination, packet.source);
+  if ((packet.tcp_flags & kTcpFin) != 0) {
+    if (flow == nullptr) {
+      flow = &flows_.add(IPPROTO_TCP, packet.destination, packet.source,
+                         [this](const Flow& gone) { note_gone(gone); });
+    }
+    flow->host_ended = true;
+    flow->host_end = packet.sequence + static_cast<uint32_t>(packet.payload_size()) + 1;
+  }
   if (flow == nullptr) return;
   const bool over = (packet.tcp_flags & kTcpRst) != 0;
   if (!over && ((packet.tcp_flags & kTcpAck) == 0 || packet.acknowledged == flow->acked)) return;

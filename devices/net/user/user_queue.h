@@ -12,6 +12,7 @@
 #include "devices/net/user/flow_table.h"
 #include "devices/net/user/frame_ring.h"
 #include "devices/net/user/gate.h"
+#include "devices/net/user/lingering.h"
 #include "devices/net/user/reassembly.h"
 #include "devices/net/user/redirects.h"
 #include "devices/net/user/segments.h"
@@ -46,6 +47,8 @@ class UserQueue final : public NetQueue, private FrameSink {
 
   void from_guest(std::span<uint8_t> frame, std::span<const uint8_t, kNetHeaderSize> header);
   void to_stack(Packet& packet);
+  bool ends_last(const Packet& packet);  // with this, both ends have ended their connection
+  void thin_out();
   bool finish_checksum(Packet& packet, std::span<const uint8_t, kNetHeaderSize> header) const;
   bool bounded(const Packet& packet);  // TCP: not too much that libslirp has to keep for later
   void note_acknowledged(const Packet& packet);
@@ -60,13 +63,13 @@ class UserQueue final : public NetQueue, private FrameSink {
   Gate gate_;
   Redirects redirects_;
   Reassembly reassembly_;
+  Lingering lingering_;
   FrameRing ring_;
   std::vector<uint8_t> buffer_;            // the frame being sent
   std::vector<uint8_t> scratch_;           // a fragment being cut
   uint32_t unacked_ = 0;                   // segments of all flows
   std::span<const iovec> waiting_;         // where the next frame may go without a detour; empty: nowhere
   std::optional<Result<size_t>> arrived_;  // what has come of that
-  bool idle_ = true;                       // receive() has said that there is nothing
   std::optional<Stack> stack_;
 };
 
