@@ -7,8 +7,10 @@
 #include <memory>
 #include <string>
 
+#include "devices/block/block_script.h"
 #include "devices/block/io_engine.h"
 #include "devices/block/range_lock.h"
+#include "devices/block/unkillable_thread.h"
 #include "vmm/core/fd.h"
 #include "vmm/core/queue_worker.h"
 
@@ -57,6 +59,10 @@ class BlockFile {
   // What was written before is on stable storage. Once the kernel said that it lost some of it (EIO), every
   // later sync fails too: nobody may believe that it was saved after all.
   virtual Task<Result<void>> sync(IoEngine&);
+  // Runs the phases one after the other; script.written and script.ended say how far it came. If
+  // script.whole, and it has begun, a kill of this process does not end it where the host allows that
+  // (unkillable.h).
+  virtual Task<Result<void>> run_script(IoEngine&, BlockScript& script);
   // Reads give zeroes afterwards. may_unmap: the space may be freed.
   virtual Task<Result<void>> write_zeroes(IoEngine&, uint64_t offset, uint64_t length, bool may_unmap);
   // The space may be freed; what reads give is not defined. A hint: success where it cannot be done.
@@ -65,6 +71,10 @@ class BlockFile {
   virtual Result<void> resize(uint64_t size_bytes);
   // Looks how large it has become by other hands; size() is the answer from then on, unless that is smaller.
   Result<uint64_t> measure();
+
+ protected:
+  // The same by write() and sync() of this object, which a kill cuts.
+  Task<Result<void>> run_by_steps(IoEngine&, BlockScript& script);
 
  private:
   enum class Direction : uint8_t { read, write };
@@ -78,6 +88,8 @@ class BlockFile {
                                 const StopFlag* stop);
   Task<Result<void>> bounce(IoEngine&, Direction, uint64_t offset, std::span<const iovec> pieces,
                             const StopFlag* stop);
+  Task<Result<void>> run_whole(IoEngine&, BlockScript& script);
+  Result<void> outcome(const FileCalls& work);
   Task<Result<void>> fill_with_zeroes(IoEngine&, uint64_t offset, uint64_t length);
   int64_t read_now(uint64_t offset, std::span<const iovec> pieces) const;
   int64_t write_now(uint64_t offset, std::span<const iovec> pieces);
@@ -96,8 +108,10 @@ class BlockFile {
   uint32_t alignment_ = 1;
   uint32_t memory_alignment_ = 1;
   std::atomic<bool> sync_failed_{false};
+  std::atomic<uint64_t> unsynced_{0};  // bytes written by way of the page cache since the last sync, about
   std::atomic<int64_t> not_now_until_{0};  // ns of the steady clock: a write made its thread wait lately
   RangeLock writes_;                       // past the page cache
+  UnkillableThread whole_;
 };
 
 }  // namespace minivmm

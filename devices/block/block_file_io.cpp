@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "devices/block/block_file.h"
+#include "devices/block/io_failure.h"
 #include "devices/block/transfer_cursor.h"
 
 namespace minivmm {
@@ -24,16 +25,6 @@ constexpr int64_t kNotNowNs = 50'000'000;           // then none is done at once
 
 int64_t now_ns() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
-}
-
-Result<void> failed(int64_t error) {
-  switch (-error) {
-    case ENOSPC:
-    case EDQUOT: return fail(Errc::no_space, "the disk image's file system is full");
-    case EOPNOTSUPP:
-    case ENOSYS: return fail(Errc::unsupported, "the disk image's file system cannot do this");
-    default: return fail(Errc::io, "the disk image's storage failed");
-  }
 }
 
 bool given_up(const StopFlag* stop) {
@@ -108,7 +99,7 @@ Task<Result<void>> BlockFile::read_plain(IoEngine& engine, uint64_t offset, std:
     }
     if (moved < 0) moved = co_await engine.read(fd_.get(), offset + cursor.done(), now);
     if (try_again(moved)) continue;
-    if (moved < 0) co_return failed(moved);
+    if (moved < 0) co_return io_failure(moved);
     cursor.advance(static_cast<uint64_t>(moved));
     const uint64_t at = offset + cursor.done();
     // Past the page cache the last read of an odd-sized file ends where no other may begin.
@@ -132,10 +123,12 @@ Task<Result<void>> BlockFile::write_plain(IoEngine& engine, uint64_t offset, std
       moved = co_await engine.write(fd_.get(), offset + cursor.done(), now);
     }
     if (try_again(moved)) continue;
-    if (moved < 0) co_return failed(moved);
+    if (moved < 0) co_return io_failure(moved);
     if (moved == 0) co_return fail(Errc::io, "the disk image takes no more");
     cursor.advance(static_cast<uint64_t>(moved));
     grow(offset + cursor.done());
+    if (options_.cache != CacheMode::none)
+      unsynced_.fetch_add(static_cast<uint64_t>(moved), std::memory_order_relaxed);
   }
   co_return Result<void>{};
 }
@@ -212,12 +205,13 @@ Task<Result<void>> BlockFile::bounce(IoEngine& engine, Direction direction, uint
 
 Task<Result<void>> BlockFile::sync(IoEngine& engine) {
   if (options_.cache == CacheMode::unsafe) co_return Result<void>{};
+  unsynced_.store(0, std::memory_order_relaxed);
   for (;;) {
     const int64_t result = co_await engine.datasync(fd_.get());
     if (try_again(result)) continue;
     if (result == -EIO) sync_failed_ = true;
     if (sync_failed_) co_return fail(Errc::io, "the disk image's storage lost what was written");
-    if (result < 0) co_return failed(result);
+    if (result < 0) co_return io_failure(result);
     co_return Result<void>{};
   }
 }
@@ -234,7 +228,7 @@ Task<Result<void>> BlockFile::write_zeroes(IoEngine& engine, uint64_t offset, ui
   } while (try_again(result));
   if (result == 0) co_return Result<void>{};
   // EINVAL: a block device, and no whole blocks.
-  if (result != -EOPNOTSUPP && result != -ENOSYS && result != -EINVAL) co_return failed(result);
+  if (result != -EOPNOTSUPP && result != -ENOSYS && result != -EINVAL) co_return io_failure(result);
   co_return co_await fill_with_zeroes(engine, offset, length);
 }
 
@@ -268,7 +262,7 @@ Task<Result<void>> BlockFile::discard(IoEngine& engine, uint64_t offset, uint64_
     if (try_again(result)) continue;
     if (result == 0 || result == -EOPNOTSUPP || result == -ENOSYS || result == -EINVAL)
       co_return Result<void>{};
-    co_return failed(result);
+    co_return io_failure(result);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <thread>
@@ -13,8 +14,11 @@ namespace minivmm {
 
 namespace {
 
-constexpr int kTries = 10;
-constexpr std::chrono::milliseconds kPause{30};
+// 10 + 20 + ... + 320 + 320 ms: a killed program's last commit has ended by then, and who has it in use goes
+// on having it.
+constexpr int kTries = 8;
+constexpr std::chrono::milliseconds kFirstPause{10};
+constexpr std::chrono::milliseconds kLongestPause{320};
 
 struct flock whole_file(LockMode mode) {
   struct flock lock{};
@@ -27,9 +31,14 @@ struct flock whole_file(LockMode mode) {
 
 void lock_file(int fd, LockMode mode, const std::string& what) {
   struct flock lock = whole_file(mode);
-  // A killed program's files are closed a moment after it is gone where io_uring had them in use.
+  // A killed program's files are closed a moment after it is gone: once its last commit is whole
+  // (unkillable.h), and io_uring has let go of them.
+  std::chrono::milliseconds pause = kFirstPause;
   for (int tries = 0; tries < kTries; ++tries) {
-    if (tries != 0) std::this_thread::sleep_for(kPause);
+    if (tries != 0) {
+      std::this_thread::sleep_for(pause);
+      pause = std::min(2 * pause, kLongestPause);
+    }
     if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) return;
     if (errno != EAGAIN && errno != EACCES) break;
   }

@@ -12,8 +12,9 @@ enum class LockMode : uint8_t {
   exclusive,  // a writer: alone
 };
 
-// Locks the whole file. `what` names it in the error ("disk image /x.img"). Throws HostError, which says by
-// whom it is locked if the kernel knows.
+// Locks the whole file; waits for up to a second where it is locked, for that may be what a killed process
+// has left running (unkillable.h). `what` names it in the error ("disk image /x.img"). Throws HostError,
+// which says by whom it is locked if the kernel knows.
 void lock_file(int fd, LockMode mode, const std::string& what);
 
 }  // namespace minivmm

@@ -11,6 +11,7 @@
 #include "devices/block/image_format.h"
 #include "devices/block/open_formats.h"
 #include "devices/block/qcow2/image.h"
+#include "devices/block/unkillable.h"
 #include "vmm/core/error.h"
 
 namespace minivmm {
@@ -106,6 +107,13 @@ std::unique_ptr<BlockBackend> open_qcow2_image(ChainOpener& chain, std::unique_p
   options.discard = chain.options().discard;
   options.data_file = open_data_file(chain, header, *file, layer);
   options.backing = open_backing(chain, header, path, layer);
+  const bool lazy = (header.compatible & qcow2::kCompatLazyRefcounts) != 0;
+  if (!options.read_only && !lazy && !can_be_unkillable()) {
+    chain.warn(fmt::format(
+        "{}: this host allows no helper process (clone(2)); should minivmm be killed, clusters of the "
+        "image may be leaked (minivmm disk check --repair=leaks gives them back)",
+        path));
+  }
   std::string why;
   auto image =
       chain.engine().run(qcow2::Image::open(chain.engine(), std::move(file), std::move(options), why));

@@ -4,51 +4,40 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
+#include <utility>
 
-#include "devices/block/qcow2/task_group.h"
+#include "devices/block/qcow2/counts_copy.h"
+#include "devices/block/task_group.h"
 
 namespace minivmm::qcow2 {
 
 namespace {
 
-constexpr uint64_t kWriteUnit = 4096;  // bytes; what is written of a table
-constexpr size_t kMostFreed = 65536;   // ranges that wait for a commit
-constexpr unsigned kMostWrites = 64;   // in flight
-constexpr unsigned kMostCommits = 8;   // at close: each may lower counts, which are for the next one
+constexpr uint64_t kWriteUnit = 4096;                    // bytes; what is written of a table
+constexpr size_t kMostFreed = 65536;                     // ranges that wait for a commit
+constexpr uint64_t kMostHeldBytes = uint64_t{64} << 20;  // of refcount blocks, by one commit
+constexpr uint64_t kLeastHeld = 4;
+constexpr unsigned kMostCommits = 8;  // at close: each may lower counts, which are for the next one
 
-CommitPlan::Write part_of(const Table& table, uint64_t from, uint64_t end) {
+BlockScript::Write entries_of(const std::vector<uint64_t>& table, uint64_t offset, uint64_t from,
+                              uint64_t end) {
+  constexpr uint64_t kUnit = kWriteUnit / 8;
+  from = from / kUnit * kUnit;
+  end = std::min<uint64_t>((end + kUnit - 1) / kUnit * kUnit, table.size());
+  BlockScript::Write write{offset + from * 8, std::vector<std::byte>((end - from) * 8)};
+  for (uint64_t i = from; i < end; ++i) store_be64(write.bytes.data() + (i - from) * 8, table[i]);
+  return write;
+}
+
+}  // namespace
+
+BlockScript::Write part_of(const Table& table, uint64_t from, uint64_t end) {
   from = from / kWriteUnit * kWriteUnit;
   end = std::min<uint64_t>((end + kWriteUnit - 1) / kWriteUnit * kWriteUnit, table.bytes.size());
   const std::byte* bytes = table.bytes.data();
   return {table.offset + from, {bytes + from, bytes + end}};
 }
-
-CommitPlan::Write entries_of(const std::vector<uint64_t>& table, uint64_t offset, uint64_t from,
-                             uint64_t end) {
-  constexpr uint64_t kUnit = kWriteUnit / 8;
-  from = from / kUnit * kUnit;
-  end = std::min<uint64_t>((end + kUnit - 1) / kUnit * kUnit, table.size());
-  CommitPlan::Write write{offset + from * 8, std::vector<std::byte>((end - from) * 8)};
-  for (uint64_t i = from; i < end; ++i) store_be64(write.bytes.data() + (i - from) * 8, table[i]);
-  return write;
-}
-
-Task<Result<void>> write_all(IoEngine& engine, BlockFile& file,
-                             const std::vector<CommitPlan::Write>& writes) {
-  TaskGroup parts;
-  std::vector<iovec> pieces(writes.size());
-  for (size_t i = 0; i < writes.size(); ++i) {
-    // Only read from.
-    pieces[i] = piece(const_cast<std::byte*>(writes[i].bytes.data()), writes[i].bytes.size());
-    parts.add(file.write(engine, writes[i].offset, std::span(&pieces[i], 1)));
-    if (parts.running() < kMostWrites) continue;
-    const Result<void> written = co_await parts.all();
-    if (!written) co_return written;
-  }
-  co_return co_await parts.all();
-}
-
-}  // namespace
 
 bool Runtime::anything_dirty() const {
   return tables_.dirty_tables() > 0 || refcounts_.any_dirty() || l1_dirty_from_ < l1_dirty_end_ ||
@@ -106,74 +95,111 @@ Task<Result<void>> Runtime::make_room(IoEngine& engine) {
 }
 
 // What is allocated and not referred to yet stays uncounted in the file until it is: a process that dies
-// between commits leaves no leaks. With the blocks' own writes in plan.writes[0], one each, as in
-// plan.tables.
-void Runtime::leave_out_unlinked(CommitPlan& plan) {
+// between commits leaves no leaks. `copies`: what is to be written of the blocks, by their places.
+void Runtime::leave_out_unlinked(const std::map<uint64_t, CountsCopy>& copies) {
   const unsigned order = layout_.refcount_order;
-  const uint64_t per_block = (layout_.cluster_size() * 8) >> order;
-  std::map<uint64_t, size_t> collected;  // a block's place in the file, and its number in the plan
-  for (size_t i = 0; i < plan.tables.size(); ++i) collected[plan.tables[i].table->offset] = i;
+  const uint64_t per_block = refcounts_.per_block();
+  const uint64_t bits = uint64_t{1} << order;
   for (const auto& [first, count] : unlinked_) {
     for (uint64_t cluster = first; cluster < first + count; ++cluster) {
-      const auto found = collected.find(refcounts_.table()[cluster / per_block]);
-      if (found == collected.end()) continue;
-      CommitPlan::Write& write = plan.writes[0][found->second];
-      const TablePtr& block = plan.tables[found->second].table;
+      const auto found = copies.find(refcounts_.table()[cluster / per_block]);
+      if (found == copies.end()) continue;
       const uint64_t index = cluster % per_block;
-      const uint64_t skipped = ((write.offset - block->offset) * 8) >> order;
-      if (index < skipped || index - skipped >= (write.bytes.size() * 8) >> order) continue;
-      store_refcount(write.bytes, order, index - skipped, 0);
-      const uint64_t bits = uint64_t{1} << order;
-      refcounts_.blocks().mark_dirty(*block, index * bits / 8, ((index + 1) * bits + 7) / 8);
+      if (!found->second.holds(index, order)) continue;
+      found->second.store(index, order, 0);
+      refcounts_.blocks().mark_dirty(*found->second.block, index * bits / 8, ((index + 1) * bits + 7) / 8);
     }
   }
 }
 
-void Runtime::collect(CommitPlan& plan, bool all) {
-  if (all) {
-    for (const TablePtr& block : refcounts_.blocks().all_dirty()) {
-      plan.tables.push_back({&refcounts_.blocks(), block, block->dirty_from, block->dirty_end});
-      plan.writes[0].push_back(part_of(*block, block->dirty_from, block->dirty_end));
-      refcounts_.blocks().mark_clean(*block);
-    }
-    leave_out_unlinked(plan);
-    plan.refcounts = refcounts_.take_changes();
-    if (plan.refcounts.moved) {
-      plan.writes[0].push_back(
-          entries_of(refcounts_.table(), refcounts_.table_offset(), 0, refcounts_.table().size()));
-      header_.refcount_table_offset = refcounts_.table_offset();
-      header_.refcount_table_clusters = static_cast<uint32_t>(refcounts_.table_clusters());
-      plan.names_refcounts = true;
-    } else if (plan.refcounts.any()) {
-      plan.writes[1].push_back(entries_of(refcounts_.table(), refcounts_.table_offset(), plan.refcounts.first,
-                                          plan.refcounts.end));
-    }
+// Phases 1 and 2, as far as they are about counts.
+void Runtime::collect_counts(CommitPlan& plan) {
+  std::vector<BlockScript::Write>& writes = plan.writes(CommitPlan::counts);
+  for (const TablePtr& block : refcounts_.blocks().all_dirty()) {
+    plan.tables.push_back({&refcounts_.blocks(), block, block->dirty_from, block->dirty_end});
+    writes.push_back(part_of(*block, block->dirty_from, block->dirty_end));
+    refcounts_.blocks().mark_clean(*block);
   }
+  std::map<uint64_t, CountsCopy> copies;
+  for (size_t i = 0; i < writes.size(); ++i)
+    copies[plan.tables[i].table->offset] = {plan.tables[i].table, &writes[i]};
+  leave_out_unlinked(copies);
+
+  plan.refcounts = refcounts_.take_changes();
+  const std::vector<uint64_t>& table = refcounts_.table();
+  if (plan.refcounts.moved) {
+    writes.push_back(entries_of(table, refcounts_.table_offset(), 0, table.size()));
+    header_.refcount_table_offset = refcounts_.table_offset();
+    header_.refcount_table_clusters = static_cast<uint32_t>(refcounts_.table_clusters());
+  } else if (plan.refcounts.any()) {
+    plan.writes(CommitPlan::blocks)
+        .push_back(entries_of(table, refcounts_.table_offset(), plan.refcounts.first, plan.refcounts.end));
+  }
+}
+
+// With what is on disk, which commit_lock_ guards.
+void Runtime::collect_headers(CommitPlan& plan) {
+  const auto write = [this, &plan](CommitPlan::Phase phase, const Header& header) {
+    const std::array<std::byte, kSectorSize> sector = header_sector(header);
+    plan.writes(phase).push_back({0, {sector.begin(), sector.end()}});
+  };
+  header_changed_ = false;
+  plan.header = header_;
+  plan.named = on_disk_;
+  plan.named.refcount_table_offset = plan.header.refcount_table_offset;
+  plan.named.refcount_table_clusters = plan.header.refcount_table_clusters;
+  if (!same_header(plan.named, on_disk_)) write(CommitPlan::table_header, plan.named);
+  if (!same_header(plan.header, plan.named)) write(CommitPlan::header_sector, plan.header);
+}
+
+void Runtime::collect(CommitPlan& plan, bool all) {
+  if (all) collect_counts(plan);
   for (const TablePtr& table : tables_.all_dirty()) {
     plan.tables.push_back({&tables_, table, table->dirty_from, table->dirty_end});
-    plan.writes[table->fresh ? 0 : 2].push_back(part_of(*table, table->dirty_from, table->dirty_end));
+    plan.writes(table->fresh ? CommitPlan::counts : CommitPlan::references)
+        .push_back(part_of(*table, table->dirty_from, table->dirty_end));
     tables_.mark_clean(*table);
   }
   plan.l1_moved = std::exchange(l1_moved_, false);
   plan.l1_from = std::exchange(l1_dirty_from_, 0);
   plan.l1_end = std::exchange(l1_dirty_end_, 0);
   if (plan.l1_moved) {
-    plan.writes[0].push_back(entries_of(l1_, header_.l1_offset, 0, l1_.size()));
+    plan.writes(CommitPlan::counts).push_back(entries_of(l1_, header_.l1_offset, 0, l1_.size()));
   } else if (plan.l1_from < plan.l1_end) {
-    plan.writes[2].push_back(entries_of(l1_, header_.l1_offset, plan.l1_from, plan.l1_end));
+    plan.writes(CommitPlan::references)
+        .push_back(entries_of(l1_, header_.l1_offset, plan.l1_from, plan.l1_end));
   }
-  header_changed_ = false;
-  plan.header = header_;
-  plan.freed = std::exchange(freed_, {});
+  collect_headers(plan);
+  collect_lowered(plan);
+
+  auto& phases = plan.script.phases;
+  phases[CommitPlan::counts].sync = true;  // the data too
+  for (const auto& [writes, header] : {std::pair{CommitPlan::blocks, CommitPlan::table_header},
+                                       std::pair{CommitPlan::references, CommitPlan::header_sector}}) {
+    phases[header].sync = !phases[writes].writes.empty() || !phases[header].writes.empty();
+  }
+  plan.script.whole = !lazy_;  // whose counts are made anew after a kill
 }
 
-// `phase`: the one that failed, from 0.
-void Runtime::restore(CommitPlan& plan, unsigned phase) {
+// What the script has changed for good, however far it came.
+void Runtime::took_place(CommitPlan& plan) {
+  const auto header = [this, &plan](CommitPlan::Phase phase, Header& now) {
+    if (plan.script.written <= phase || plan.writes(phase).empty()) return;
+    std::ranges::copy(plan.writes(phase).front().bytes, first_sector_.begin());
+    on_disk_ = std::move(now);
+  };
+  header(CommitPlan::table_header, plan.named);
+  header(CommitPlan::header_sector, plan.header);
+  if (!plan.began(CommitPlan::references)) return;
+  for (const CommitPlan::Cleaned& table : plan.tables) table.table->fresh = false;
+}
+
+void Runtime::restore(CommitPlan& plan) {
   for (const CommitPlan::Cleaned& table : plan.tables) {
     table.cache->mark_dirty(*table.table, table.from, table.end);
   }
-  refcounts_.restore(plan.refcounts, phase >= 1);
-  if (plan.l1_moved && phase < 2) {
+  refcounts_.restore(plan.refcounts, plan.began(CommitPlan::blocks));
+  if (plan.l1_moved && !plan.began(CommitPlan::references)) {
     l1_moved_ = true;
   } else if (plan.l1_moved) {
     // The header may name it by now: others read it, and its entries wait for their tables.
@@ -187,129 +213,74 @@ void Runtime::restore(CommitPlan& plan, unsigned phase) {
   freed_.insert(freed_.begin(), plan.freed.begin(), plan.freed.end());
 }
 
-Task<Result<void>> Runtime::commit_phases(IoEngine& engine, CommitPlan& plan, unsigned& phase) {
-  Result<void> done = cover_with_file(used_bytes());
-  if (!done) co_return done;
-  done = co_await write_all(engine, *file_, plan.writes[0]);
-  if (done) done = co_await sync(engine);
-  if (!done) co_return done;
-
-  phase = 1;
-  if (!plan.writes[1].empty() || plan.names_refcounts) {
-    done = co_await write_all(engine, *file_, plan.writes[1]);
-    if (done && plan.names_refcounts) {
-      Header named = on_disk_;
-      named.refcount_table_offset = plan.header.refcount_table_offset;
-      named.refcount_table_clusters = plan.header.refcount_table_clusters;
-      done = co_await write_header(engine, named);
+// Collects the plan, once all is in memory that this takes; its number among the commits.
+Task<uint64_t> Runtime::prepare(IoEngine& engine, CommitPlan& plan, bool all) {
+  std::set<uint64_t> unreadable;
+  for (;;) {
+    std::vector<uint64_t> wanted;
+    {
+      const std::scoped_lock guard(mutex_);
+      if (!lazy_) wanted = counts_to_hold(plan);
+      std::erase_if(wanted, [&](uint64_t index) { return unreadable.contains(index); });
+      const uint64_t most = std::max(kMostHeldBytes >> layout_.cluster_bits, kLeastHeld);
+      plan.too_many = plan.held.size() + wanted.size() > most;
+      wanted.resize(std::min<size_t>(wanted.size(), most - plan.held.size()));
+      if (wanted.empty()) {
+        collect(plan, all);
+        co_return ++commits_begun_;
+      }
     }
-    if (done) done = co_await file_->sync(engine);
-    if (!done) co_return done;
+    for (const uint64_t index : wanted) {
+      auto find = [this, index] { return refcounts_.block_at(index); };
+      const Result<TablePtr> block = co_await attempt<TablePtr>(engine, find);
+      if (!block && block.error().code != Errc::corrupt) {
+        unreadable.insert(index);
+      } else {
+        plan.held[index] = block.value_or(nullptr);
+      }
+    }
   }
+}
 
-  phase = 2;
-  {
-    const std::scoped_lock guard(mutex_);
-    for (const CommitPlan::Cleaned& table : plan.tables) table.table->fresh = false;
-  }
-  const bool header = !same_header(plan.header, on_disk_);
-  if (plan.writes[2].empty() && !header) co_return done;
-  done = co_await write_all(engine, *file_, plan.writes[2]);
-  if (done && header) done = co_await write_header(engine, plan.header);
-  if (done) done = co_await file_->sync(engine);
+Task<Result<void>> Runtime::run_plan(IoEngine& engine, CommitPlan& plan) {
+  Result<void> done = cover_with_file(used_bytes());
+  if (done && data_ != file_.get()) done = co_await data_->sync(engine);
+  if (done) done = co_await file_->run_script(engine, plan.script);
   co_return done;
 }
 
-Task<Result<void>> Runtime::commit_locked(IoEngine& engine, bool all) {
-  if (corrupt_.load(std::memory_order_acquire))
-    co_return fail(Errc::corrupt, "the image is damaged: it takes no more writes");
+Task<Result<bool>> Runtime::commit_once(IoEngine& engine, bool all) {
   CommitPlan plan;
-  uint64_t number = 0;
+  const uint64_t number = co_await prepare(engine, plan, all);
+  const Result<void> ran = co_await run_plan(engine, plan);
+  const bool done = plan.ended(CommitPlan::header_sector);
   {
     const std::scoped_lock guard(mutex_);
-    collect(plan, all);
-    number = ++commits_begun_;
-  }
-  unsigned phase = 0;
-  const Result<void> done = co_await commit_phases(engine, plan, phase);
-  {
-    const std::scoped_lock guard(mutex_);
+    took_place(plan);
     if (done) {
       commits_done_ = number;
       for (const HostRun& old : plan.refcounts.old_tables) {
         metadata_.erase_range(old.first, old.count);
-        plan.freed.push_back({old.first, old.count, false});
+        keep_held({old.first, old.count, false}, plan, plan.freed, freed_);
       }
     } else {
-      restore(plan, phase);
+      restore(plan);
     }
     commits_ended_ = number;
   }
-  if (!done) co_return done;
+  if (!done) co_return std::unexpected(ran.error());
   co_await apply_freed(engine, plan);
-  co_return done;
+  co_return plan.too_many;
 }
 
-// Phase 4: nothing on disk refers to these any more.
-Task<void> Runtime::apply_freed(IoEngine& engine, CommitPlan& plan) {
-  while (!plan.freed.empty()) {
-    Freed& next = plan.freed.front();
-    const Result<void> lowered = co_await lower_freed(engine, next);
-    if (!lowered && lowered.error().code == Errc::corrupt) {
-      corrupt_.store(true, std::memory_order_release);
-      Header damaged = on_disk_;
-      if (damaged.version >= 3) damaged.incompatible |= kIncompatCorrupt;
-      const Result<void> said = co_await write_header(engine, damaged);
-      static_cast<void>(said);  // what can be done has been
-      const std::scoped_lock guard(mutex_);
-      header_.incompatible = on_disk_.incompatible;
-      co_return;
-    }
-    if (!lowered) {  // a block that cannot be read now: another time
-      const std::scoped_lock guard(mutex_);
-      freed_.insert(freed_.begin(), plan.freed.begin(), plan.freed.end());
-      co_return;
-    }
-    plan.freed.pop_front();
+Task<Result<void>> Runtime::commit_locked(IoEngine& engine, bool all) {
+  for (;;) {
+    if (corrupt_.load(std::memory_order_acquire))
+      co_return fail(Errc::corrupt, "the image is damaged: it takes no more writes");
+    const Result<bool> more = co_await commit_once(engine, all);
+    if (!more) co_return std::unexpected(more.error());
+    if (!*more) co_return Result<void>{};
   }
-}
-
-// As far as it comes, it takes away from `freed`.
-Task<Result<void>> Runtime::lower_freed(IoEngine& engine, Freed& freed) {
-  while (freed.count > 0) {
-    // How many are nobody else's: their space goes before anybody can take them.
-    uint64_t alone = 0;
-    auto count = [this, &freed, &alone]() -> Attempt<void> {
-      for (; alone < freed.count; ++alone) {
-        const auto counted = refcounts_.count_of(freed.first + alone);
-        if (!counted) return std::unexpected(counted.error());
-        if (metadata_.overlaps(freed.first + alone, 1))
-          return give_up(Errc::corrupt, "metadata was referred to as data");
-        if (*counted != 1) break;
-        // One that others may have soon is nothing to add compressed data to.
-        if (compressed_tail_ >> layout_.cluster_bits == freed.first + alone) compressed_tail_ = 0;
-      }
-      return {};
-    };
-    Result<void> done = co_await attempt<void>(engine, count);
-    if (!done) co_return done;
-    if (alone > 0 && freed.discard && options_.discard) {
-      const Result<void> hint =
-          co_await file_->discard(engine, freed.first << layout_.cluster_bits, alone << layout_.cluster_bits);
-      static_cast<void>(hint);
-    }
-    const uint64_t end = freed.first + std::max<uint64_t>(alone, 1);
-    auto lower = [this, &freed, end]() -> Attempt<void> {
-      for (; freed.first < end; ++freed.first, --freed.count) {
-        const auto lowered = refcounts_.lower(freed.first);
-        if (!lowered) return lowered;
-      }
-      return {};
-    };
-    done = co_await attempt<void>(engine, lower);
-    if (!done) co_return done;
-  }
-  co_return Result<void>{};
 }
 
 Task<Result<void>> Runtime::close(IoEngine& engine) {

@@ -17,7 +17,7 @@ bool Runtime::same_header(const Header& a, const Header& b) {
 }
 
 // The fields that change while an image is open: within the first sector, as it stands on disk.
-Task<Result<void>> Runtime::write_header(IoEngine& engine, Header wanted) {
+std::array<std::byte, kSectorSize> Runtime::header_sector(const Header& wanted) const {
   std::array<std::byte, kSectorSize> sector = first_sector_;
   store_be64(sector.data() + kFieldSize, wanted.size);
   store_be32(sector.data() + kFieldL1Size, wanted.l1_size);
@@ -28,6 +28,11 @@ Task<Result<void>> Runtime::write_header(IoEngine& engine, Header wanted) {
     store_be64(sector.data() + kFieldIncompatible, wanted.incompatible);
     store_be64(sector.data() + kFieldAutoclear, wanted.autoclear);
   }
+  return sector;
+}
+
+Task<Result<void>> Runtime::write_header(IoEngine& engine, Header wanted) {
+  std::array<std::byte, kSectorSize> sector = header_sector(wanted);
   const iovec part = piece(sector.data(), sector.size());
   const Result<void> written = co_await file_->write(engine, 0, std::span(&part, 1));
   if (written) {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "devices/block/qcow2/runtime.h"
-#include "devices/block/qcow2/task_group.h"
+#include "devices/block/task_group.h"
 
 namespace minivmm::qcow2 {
 

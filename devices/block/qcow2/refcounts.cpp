@@ -29,9 +29,17 @@ uint64_t Refcounts::count_in(const Table& block, uint64_t cluster) const {
   return load_refcount(block.bytes, layout_.refcount_order, cluster & (per_block() - 1));
 }
 
-void Refcounts::set(Table& block, uint64_t cluster, uint64_t count) {
+Attempt<TablePtr> Refcounts::block_at(uint64_t index) {
+  if (!has_block(index)) return give_up(Errc::corrupt, "a cluster in use is counted as free");
+  const auto found = block(index);
+  if (!found) return std::unexpected(found.error());
+  return blocks_.get((*found)->offset);
+}
+
+void Refcounts::set(Table& block, uint64_t cluster, uint64_t count, Lowered lowered) {
   const uint64_t index = cluster & (per_block() - 1);
   store_refcount(block.bytes, layout_.refcount_order, index, count);
+  if (lowered == Lowered::in_file_too) return;
   const uint64_t bits = uint64_t{1} << layout_.refcount_order;
   blocks_.mark_dirty(block, index * bits / 8, ((index + 1) * bits + 7) / 8);
 }
@@ -186,11 +194,11 @@ Attempt<void> Refcounts::raise(uint64_t cluster) {
   return {};
 }
 
-Attempt<void> Refcounts::lower(uint64_t cluster) {
+Attempt<void> Refcounts::lower(uint64_t cluster, Lowered lowered) {
   const auto count = count_of(cluster);
   if (!count) return std::unexpected(count.error());
   if (*count == 0) return give_up(Errc::corrupt, "a cluster in use is counted as free");
-  set(**block(cluster / per_block()), cluster, *count - 1);
+  set(**block(cluster / per_block()), cluster, *count - 1, lowered);
   if (*count == 1) hint_ = std::min(hint_, cluster);
   return {};
 }

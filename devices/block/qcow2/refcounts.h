@@ -38,11 +38,18 @@ class Refcounts {
   // One reference more; Errc::too_large where the count's width does not allow it.
   Attempt<void> raise(uint64_t cluster);
   // One reference less. Errc::corrupt: it had none.
-  Attempt<void> lower(uint64_t cluster);
+  enum class Lowered : uint8_t {
+    in_memory,   // the block becomes dirty
+    in_file_too  // the file has the new count already
+  };
+  Attempt<void> lower(uint64_t cluster, Lowered lowered = Lowered::in_memory);
 
   uint64_t used_end() const { return used_end_; }  // no cluster from here on was ever in use
   uint64_t max_count() const { return max_count_; }
   TableCache& blocks() { return blocks_; }
+  uint64_t per_block() const { return (layout_.cluster_size() * 8) >> layout_.refcount_order; }
+  // The block that counts clusters [index, index + 1) * per_block(). Errc::corrupt: there is none.
+  Attempt<TablePtr> block_at(uint64_t index);
   const std::vector<uint64_t>& table() const { return table_; }
   uint64_t table_offset() const { return table_offset_; }
   uint64_t table_clusters() const { return table_.size() * 8 >> layout_.cluster_bits; }
@@ -57,16 +64,16 @@ class Refcounts {
     bool any() const { return moved || first < end; }
   };
   bool any_dirty() const { return changes_.any() || blocks_.dirty_tables() > 0; }
+  const Changes& changes() const { return changes_; }
   Changes take_changes();
   // The commit failed; `named`: after it had begun to write the header that names the new place.
   void restore(const Changes& changes, bool named);
 
  private:
-  uint64_t per_block() const { return (layout_.cluster_size() * 8) >> layout_.refcount_order; }
   Attempt<Table*> block(uint64_t index);
   TablePtr add_block(uint64_t index, uint64_t cluster);
   uint64_t count_in(const Table& block, uint64_t cluster) const;
-  void set(Table& block, uint64_t cluster, uint64_t count);
+  void set(Table& block, uint64_t cluster, uint64_t count, Lowered lowered = Lowered::in_memory);
   void use(uint64_t first, uint64_t count);
   bool has_block(uint64_t index) const { return index < table_.size() && table_[index] != 0; }
   Attempt<void> grow_table(uint64_t least_entries);

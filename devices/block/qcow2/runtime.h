@@ -26,6 +26,7 @@
 namespace minivmm::qcow2 {
 
 struct CommitPlan;
+struct CountsCopy;
 struct Fill;
 
 // Clusters of the file that lost a reference; they keep their count until no entry on disk refers to them.
@@ -169,12 +170,22 @@ class Runtime {
   Task<Result<void>> make_room(IoEngine& engine);  // a commit, if much waits for one
   Task<Result<void>> commit(IoEngine& engine, bool all);
   Task<Result<void>> commit_locked(IoEngine& engine, bool all);
-  Task<Result<void>> commit_phases(IoEngine& engine, CommitPlan& plan, unsigned& phase);
+  Task<Result<bool>> commit_once(IoEngine& engine, bool all);  // true: there is more to do
+  Task<uint64_t> prepare(IoEngine& engine, CommitPlan& plan, bool all);
+  Task<Result<void>> run_plan(IoEngine& engine, CommitPlan& plan);
   void collect(CommitPlan& plan, bool all);
-  void leave_out_unlinked(CommitPlan& plan);
-  void restore(CommitPlan& plan, unsigned phase);
+  void collect_counts(CommitPlan& plan);
+  void collect_headers(CommitPlan& plan);
+  void leave_out_unlinked(const std::map<uint64_t, CountsCopy>& copies);
+  void took_place(CommitPlan& plan);
+  void restore(CommitPlan& plan);
+
+  // --- commit_freed.cpp
+  std::vector<uint64_t> counts_to_hold(const CommitPlan& plan) const;
+  void collect_lowered(CommitPlan& plan);
+  void keep_held(Freed freed, CommitPlan& plan, std::deque<Freed>& held, std::deque<Freed>& others) const;
   Task<void> apply_freed(IoEngine& engine, CommitPlan& plan);
-  Task<Result<void>> lower_freed(IoEngine& engine, Freed& freed);
+  Task<Result<void>> lower_freed(IoEngine& engine, Freed& freed, Refcounts::Lowered lowered);
   Task<Result<void>> sync(IoEngine& engine);
   bool anything_dirty() const;
   Task<Result<void>> trim_file(IoEngine& engine);
@@ -182,6 +193,7 @@ class Runtime {
   // --- header_update.cpp
   static bool same_header(const Header& a, const Header& b);
   Task<Result<void>> write_backing(IoEngine& engine, const std::string& name, const std::string& format);
+  std::array<std::byte, kSectorSize> header_sector(const Header& wanted) const;
   Task<Result<void>> write_header(IoEngine& engine, Header wanted);
   Task<Result<void>> mark_closed(IoEngine& engine);
   Task<Result<void>> clear_autoclear(IoEngine& engine);

@@ -5,7 +5,7 @@
 
 #include "devices/block/qcow2/runtime.h"
 #include "devices/block/qcow2/segment.h"
-#include "devices/block/qcow2/task_group.h"
+#include "devices/block/task_group.h"
 
 namespace minivmm::qcow2 {
 

@@ -154,6 +154,10 @@ class LoggedFile final : public BlockFile {
     if (done) log_->end_sync(begun);
     co_return done;
   }
+  // Step by step, so that each write and sync is seen in its turn.
+  Task<Result<void>> run_script(IoEngine& engine, BlockScript& script) override {
+    return run_by_steps(engine, script);
+  }
   Task<Result<void>> write_zeroes(IoEngine& engine, uint64_t offset, uint64_t length,
                                   bool may_unmap) override {
     const size_t index = log_->begin({offset, FileBytes(length), false, 0, 0});

@@ -37,6 +37,10 @@ class FailingFile final : public BlockFile {
     if (due()) co_return fail(error_, "as asked for");
     co_return co_await BlockFile::sync(engine);
   }
+  // Step by step, so that each write and sync is seen in its turn.
+  Task<Result<void>> run_script(IoEngine& engine, BlockScript& script) override {
+    return run_by_steps(engine, script);
+  }
   Task<Result<void>> write_zeroes(IoEngine& engine, uint64_t offset, uint64_t length,
                                   bool may_unmap) override {
     if (due()) co_return fail(error_, "as asked for");

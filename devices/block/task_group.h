@@ -7,7 +7,7 @@
 #include "devices/block/task.h"
 #include "vmm/core/error.h"
 
-namespace minivmm::qcow2 {
+namespace minivmm {
 
 class TaskGroup {
  public:
@@ -39,4 +39,4 @@ class TaskGroup {
   std::coroutine_handle<> waiter_;
 };
 
-}  // namespace minivmm::qcow2
+}  // namespace minivmm
