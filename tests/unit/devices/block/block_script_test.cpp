@@ -99,6 +99,7 @@ TEST_P(BlockScriptTest, SharesItsBlocksWithWritesBesideIt) {
     --left;
   };
   std::vector<iovec> pieces;
+  pieces.reserve(others.size());
   for (Bytes& bytes : others) pieces.push_back({bytes.data(), bytes.size()});
   const auto write_half = [&](size_t from) {
     for (size_t i = from; i < pieces.size(); i += 2) {
