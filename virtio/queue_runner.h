@@ -29,6 +29,9 @@ class QueueRunner {
     // Whether drain has something to do besides the queue; quick, because it is asked again and again. None:
     // it never has.
     std::function<bool()> ready = {};
+    // Whether what the last drain began and ended took so little time that the guest may be told of it
+    // together with what is there to be done now. None: it is told of each drain at once.
+    std::function<bool()> brief = {};
   };
 
   // Errors as QueueWorker::start(). `extra` outlives the runner.
@@ -46,6 +49,7 @@ class QueueRunner {
   void work(unsigned which, const StopFlag& stop);
   bool work_comes(const StopFlag& stop);
   bool work_is_there() const;
+  bool may_hold() const;
   void settle(const StopFlag& stop);
   void publish();
 

@@ -37,7 +37,7 @@ bool is_host_name(std::string_view name) {
 }
 
 // A double-quoted scalar (YAML 1.2, 7.3.1). Bytes above ASCII may be of any encoding and are told by number.
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
@@ -75,13 +75,13 @@ bool is_known_user_data(std::string_view text) {
 std::string made_up_meta_data(const CloudInitConfig& config, const NoCloudDefaults& defaults) {
   std::string text =
       fmt::format("instance-id: {}\nlocal-hostname: {}\n",
-                  quoted(config.instance_id.empty() ? defaults.instance_id : config.instance_id),
-                  quoted(config.hostname.empty() ? defaults.hostname : config.hostname));
+                  in_quotes(config.instance_id.empty() ? defaults.instance_id : config.instance_id),
+                  in_quotes(config.hostname.empty() ? defaults.hostname : config.hostname));
   if (config.ssh_keys.empty()) return text;
   text +=
       "public-keys:\n";  // cloud-init gives these to the image's default user, whatever the user-data says
   for (const std::string& file : config.ssh_keys) {
-    for (const std::string& key : read_ssh_keys(file)) text += fmt::format("  - {}\n", quoted(key));
+    for (const std::string& key : read_ssh_keys(file)) text += fmt::format("  - {}\n", in_quotes(key));
   }
   return text;
 }

@@ -84,7 +84,7 @@ def command(request, peer, disks, jobs):
     for number, (form, path) in enumerate(disks):
         more += ["-drive", f"if=none,id=d{number},file={path},format={form},cache={request['cache']},aio={engine}",
                  "-device", f"virtio-blk-pci,drive=d{number},iothread=io"]
-    return peers.qemu(peers.Q35, **tail) + more
+    return peers.qemu(peers.Q35, **tail) + ["-name", "debug-threads=on"] + more   # spent_us() tells threads by name
 
 
 def kvm_exits():

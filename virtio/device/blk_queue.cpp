@@ -14,6 +14,8 @@ constexpr unsigned kBatch = 32;
 // Of requests that are done together: past this, one large transfer is not better than two.
 constexpr uint64_t kMaxMergedBytes = uint64_t{1} << 20;
 constexpr size_t kMaxMergedPieces = 512;
+// What is begun in one round: with more, its end is not held back for the next round's.
+constexpr uint64_t kBriefBytes = uint64_t{128} << 10;
 }  // namespace
 
 Result<std::unique_ptr<BlkQueue>> BlkQueue::start(BlockBackend& disk, Settings settings, Virtqueue&& queue,
@@ -26,7 +28,8 @@ Result<std::unique_ptr<BlkQueue>> BlkQueue::start(BlockBackend& disk, Settings s
                            {.drain = [s = self.get()](Virtqueue& q, unsigned,
                                                       const StopFlag& stop) { return s->drain(q, stop); },
                             .settle = [s = self.get()](Virtqueue& q, const StopFlag&) { s->settle(q); },
-                            .ready = [e = self->engine_.get()] { return e->ready(); }});
+                            .ready = [e = self->engine_.get()] { return e->ready(); },
+                            .brief = [s = self.get()] { return s->begun_bytes_ <= kBriefBytes; }});
     if (!runner) return std::unexpected(runner.error());
     self->runner_ = std::move(*runner);
     return self;
@@ -51,6 +54,7 @@ Virtqueue BlkQueue::stop() {
 
 Result<void> BlkQueue::drain(Virtqueue& queue, const StopFlag& stop) {
   settings_.disk.capacity = disk_.capacity();  // it may have grown
+  begun_bytes_ = 0;
   engine_->poll();
   for (unsigned begun = 0; begun < kBatch && !stop.requested(); ++begun) {
     auto popped = queue.pop();
@@ -103,6 +107,7 @@ void BlkQueue::take(Virtqueue& queue, Chain&& chain, const StopFlag& stop) {
   request.own.stop = &stop;
   request.own_pieces = request.pieces.size();
   request.length = request.own.length;
+  begun_bytes_ += request.length;
   request.chain.emplace(std::move(chain));
   if (batch_.empty() || !merge(*batch_.back(), request)) batch_.push_back(&request);
 }

@@ -66,6 +66,7 @@ class BlkQueue {
   std::vector<std::unique_ptr<Request>> requests_;  // all of them; as many as were ever in flight at once
   std::vector<Request*> free_;
   std::vector<Request*> batch_;                 // popped, merged, not submitted yet
+  uint64_t begun_bytes_ = 0;                    // by the last drain()
   StopFlag::Clock::time_point last_failure_{};  // that was logged
 
   std::unique_ptr<QueueRunner> runner_;  // last: its thread uses the rest
