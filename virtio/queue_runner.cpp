@@ -29,12 +29,10 @@ Virtqueue QueueRunner::stop() {
 void QueueRunner::work(unsigned which, const StopFlag& stop) {
   if (broken_) return;
   poll_window_.woken();
-  unsigned held = 0;
   do {
     queue_.disable_kicks();
     const auto drained = hooks_.drain(queue_, which, stop);
-    if (drained && !stop.requested() && ++held < kMostHeld && may_hold()) continue;
-    held = 0;
+    if (drained && !stop.requested() && held_back(stop)) continue;
     publish();
     if (!drained) {
       broken_ = true;
@@ -46,11 +44,17 @@ void QueueRunner::work(unsigned which, const StopFlag& stop) {
   publish();  // what was held when a stop came
 }
 
-// One interrupt tells of what is done and of what can be done at once: a guest with many requests in flight
-// is interrupted less, and one that waits for its only request not a moment later.
-bool QueueRunner::may_hold() const {
+// Whether the guest is to be told of what has ended together with what comes next. A guest with many requests
+// in flight is so interrupted less, and one that waits for its only request not a moment later.
+bool QueueRunner::held_back(const StopFlag& stop) {
   if (!hooks_.brief) return false;
-  return queue_.available() ? hooks_.brief() : hooks_.ready && hooks_.ready();
+  if (work_is_there()) {
+    const bool brief = queue_.available() ? hooks_.brief() : true;  // ends are quick to take
+    if (brief && ++rounds_held_ < kMostHeld) return true;
+    return false;
+  }
+  return hooks_.brief() &&
+         hold_.wait(queue_.unpublished(), [&] { return work_is_there() || stop.requested(); });
 }
 
 bool QueueRunner::work_is_there() const {
@@ -70,6 +74,7 @@ void QueueRunner::settle(const StopFlag& stop) {
 }
 
 void QueueRunner::publish() {
+  rounds_held_ = 0;
   if (queue_.publish()) context_.signals.used(context_.index);
 }
 

@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 
+#include "virtio/interrupt_hold.h"
 #include "virtio/virtio_device.h"
 #include "vmm/core/poll_window.h"
 #include "vmm/core/queue_worker.h"
@@ -49,7 +50,7 @@ class QueueRunner {
   void work(unsigned which, const StopFlag& stop);
   bool work_comes(const StopFlag& stop);
   bool work_is_there() const;
-  bool may_hold() const;
+  bool held_back(const StopFlag& stop);
   void settle(const StopFlag& stop);
   void publish();
 
@@ -57,6 +58,8 @@ class QueueRunner {
   QueueContext context_;
   Hooks hooks_;
   PollWindow poll_window_;
+  InterruptHold hold_;
+  unsigned rounds_held_ = 0;
   bool broken_ = false;                  // the worker's
   std::unique_ptr<QueueWorker> worker_;  // last: gone before what it uses
 };

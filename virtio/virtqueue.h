@@ -58,6 +58,7 @@ class Virtqueue {
 
   uint16_t size() const { return layout_.size; }
   unsigned in_flight() const { return in_flight_; }  // popped and not handed back
+  unsigned unpublished() const { return static_cast<uint16_t>(next_used_ - published_); }  // completed
 
   // The next request, or nothing. A malformed chain never gets here: its head goes back to the guest as used
   // with length 0, and the guest's fault is logged. An error means that the ring itself is nonsense: the

@@ -78,6 +78,11 @@ BlockFile::BlockFile(UniqueFd fd, std::string path, const BlockFileOptions& opti
   if (options_.cache == CacheMode::none) find_alignment();
 }
 
+BlockFile::~BlockFile() {
+  // Not left to close(2): io_uring may hold the file for a moment after its last request has ended.
+  if (options_.lock && !options_.read_only) unlock_file(fd_.get());
+}
+
 void BlockFile::find_alignment() {
 #ifdef STATX_DIOALIGN
   struct statx info{};

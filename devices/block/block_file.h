@@ -36,7 +36,9 @@ class BlockFile {
   static std::unique_ptr<BlockFile> open(const std::string& path, const BlockFileOptions& options);
   // Takes over an open, locked descriptor.
   BlockFile(UniqueFd fd, std::string path, const BlockFileOptions& options, uint64_t size_bytes);
-  virtual ~BlockFile() = default;
+  virtual ~BlockFile();
+  BlockFile(const BlockFile&) = delete;
+  BlockFile& operator=(const BlockFile&) = delete;
 
   const std::string& path() const { return path_; }
   int fd() const { return fd_.get(); }

@@ -56,4 +56,11 @@ void lock_file(int fd, LockMode mode, const std::string& what) {
                                       what, by));
 }
 
+void unlock_file(int fd) {
+  struct flock lock{};
+  lock.l_type = F_UNLCK;
+  lock.l_whence = SEEK_SET;
+  ::fcntl(fd, F_OFD_SETLK, &lock);  // in vain only for what is no descriptor any more
+}
+
 }  // namespace minivmm

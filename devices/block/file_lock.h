@@ -16,5 +16,7 @@ enum class LockMode : uint8_t {
 // has left running (unkillable.h). `what` names it in the error ("disk image /x.img"). Throws HostError,
 // which says by whom it is locked if the kernel knows.
 void lock_file(int fd, LockMode mode, const std::string& what);
+// For whoever comes next, at once.
+void unlock_file(int fd);
 
 }  // namespace minivmm

@@ -24,6 +24,8 @@ class PollWindow {
       : now_is_(now), max_(cpus > 1 ? kMax : Duration{0}) {}
   static unsigned usable_cpus();
 
+  static void pause();  // between two looks
+
   Duration window() const { return window_; }
 
   // Calls `ready` until it is true, or the window is over; whether it was true. Always calls it once.
@@ -47,7 +49,6 @@ class PollWindow {
   void woken();
 
  private:
-  static void pause();
   void preempted();
 
   Now now_is_;

@@ -81,7 +81,11 @@ class ImageTest : public testing::Test {
 
   // 0: sound; 3: leaks only; others as qemu-img check says.
   int check(const std::string& name) const {
-    const int status = shell(fmt::format("qemu-img check -f qcow2 {}", name));
+    const std::string all = fmt::format(
+        "cd {} && qemu-img check -f qcow2 {} >check.txt 2>&1 || {{ status=$?; cat check.txt >&2; exit "
+        "$status; }}",
+        folder_.path().string(), name);
+    const int status = std::system(all.c_str());  // NOLINT(cert-env33-c,concurrency-mt-unsafe)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
   // The whole disk as qemu-img reads it.
