@@ -54,7 +54,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::vector<uint8_t> in(kMaxFrame);
   while (rest.size() >= 3) {
     const uint8_t flags = rest[0];
-    const size_t length = std::min<size_t>(rest[1] | rest[2] << 8, rest.size() - 3);
+    const size_t length = std::min<size_t>(size_t{rest[1]} | size_t{rest[2]} << 8, rest.size() - 3);
     std::vector<uint8_t> frame(rest.begin() + 3, rest.begin() + 3 + static_cast<ptrdiff_t>(length));
     rest = rest.subspan(3 + length);
     if ((flags & 1) != 0 && frame.size() >= kNetHeaderSize + kEthernetHeader) put_right(frame);
