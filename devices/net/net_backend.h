@@ -87,6 +87,7 @@ class NetBackend {
   virtual bool link_up() const { return true; }
   // `changed` is called on any thread after link_up() changed; replaces the one before. Returns when none of
   // the earlier one's calls runs any more.
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): who overrides it keeps it
   virtual void watch_link(std::function<void()> /*changed*/) {}
 };
 
