@@ -42,11 +42,15 @@ class FakeWire final : public NetQueue {
   bool ready() override {
     const std::scoped_lock lock(mutex_);
     ++asked_;
-    return plugged_ && !coming_.empty();
+    return plugged_ && (failing_ || !coming_.empty());
   }
   Result<size_t> receive(std::span<const iovec> pieces) override {
     const std::scoped_lock lock(mutex_);
     if (!plugged_) return fail(Errc::closed, "unplugged");
+    if (failing_) {
+      failures_.add();
+      return fail(Errc::io, "failing");
+    }
     if (coming_.empty()) return 0;
     const Bytes frame = std::move(coming_.front());
     coming_.pop_front();
@@ -103,6 +107,14 @@ class FakeWire final : public NetQueue {
     const std::scoped_lock lock(mutex_);
     on_send_ = std::move(hook);
   }
+  void fail_receives(bool failing) {
+    {
+      const std::scoped_lock lock(mutex_);
+      failing_ = failing;
+    }
+    event_.signal();
+  }
+  const Counter& failures() const { return failures_; }
   void keep_sent(bool keep) {
     const std::scoped_lock lock(mutex_);
     keep_ = keep;
@@ -137,6 +149,8 @@ class FakeWire final : public NetQueue {
   bool room_ = true;
   bool plugged_ = true;
   bool keep_ = true;
+  bool failing_ = false;
+  Counter failures_;
   std::function<void()> on_send_;
   unsigned asked_ = 0;
   Counter sends_;

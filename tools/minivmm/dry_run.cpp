@@ -4,6 +4,7 @@
 
 #include "devices/block/disk_set.h"
 #include "devices/block/disk_spec.h"
+#include "devices/net/net_spec.h"
 #include "json.h"
 #include "vmm/core/spec_string.h"
 #include "vmm/kvm/cpuid.h"
@@ -108,6 +109,31 @@ void print_disks(const std::vector<FoundDisk>& disks) {
   }
 }
 
+struct FoundCard {
+  std::string device;
+  std::string backend;
+  MacAddress mac;
+};
+
+std::vector<FoundCard> find_cards(const MachineConfig& config, const MachinePlan& plan) {
+  std::vector<FoundCard> found;
+  for (const PlannedVirtio& v : plan.virtio) {
+    if (v.config.type != "net") continue;
+    const NetSpec spec = parse_net_spec(v.config.spec);
+    found.push_back({fmt::format("virtio-net.{}", v.index), spec.backend,
+                     spec.mac.value_or(derive_mac(machine_identity(config), v.index))});
+  }
+  return found;
+}
+
+json::array cards_as_json(const std::vector<FoundCard>& cards) {
+  json::array out;
+  for (const FoundCard& card : cards) {
+    out.push_back(json::object{{"device", card.device}, {"backend", card.backend}, {"mac", card.mac.text()}});
+  }
+  return out;
+}
+
 void print_as_json(const MachineConfig& config, const MachinePlan& plan,
                    const std::vector<FoundDisk>& disks) {
   json::array memory;
@@ -154,6 +180,7 @@ void print_as_json(const MachineConfig& config, const MachinePlan& plan,
                           {"memory_map", std::move(memory)},
                           {"devices", std::move(devices)},
                           {"disks", disks_as_json(disks)},
+                          {"nets", cards_as_json(find_cards(config, plan))},
                           {"fw_cfg", std::move(files)}});
 }
 
@@ -196,6 +223,9 @@ int dry_run(const MachineConfig& config, bool as_json) {
   } else {
     print_as_text(config, plan);
     print_disks(found);
+    for (const FoundCard& card : find_cards(config, plan)) {
+      fmt::print("net      {:<15} {}, {}\n", card.device, card.mac.text(), card.backend);
+    }
   }
   return 0;
 }

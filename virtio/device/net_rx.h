@@ -32,7 +32,7 @@ class NetRx {
   void settle();
 
   // There is a buffer for the next frame, if it is not too large.
-  bool can_receive() const { return held() != 0 && spilled_ == 0; }
+  bool can_receive() const { return held() != 0 && spilled_ == 0 && !failing_; }
   // The guest's kicks are wanted: what it has made available may not hold the next frame.
   bool starved() const { return held_bytes_ < wanted() || spilled_ != 0; }
   Virtqueue& queue() { return queue_; }
@@ -71,6 +71,7 @@ class NetRx {
   size_t held_bytes_ = 0;
   IoVec pieces_;
   size_t first_piece_ = 1;
+  bool failing_ = false;         // nothing but errors came of the last batch
   bool front_prepared_ = false;  // the first buffer's pieces begin behind the header
 
   // Of the frame that is being received: looked at before the guest sees it.

@@ -244,5 +244,36 @@ TEST_P(NetRxTest, ABrokenRingNeedsAResetAndWorksAfterIt) {
 
 MV_OVER_BOTH_TRANSPORTS(NetRxTest);
 
+// Without the worker's thread.
+TEST(NetRx, ABackEndThatOnlyFailsIsLeftAloneUntilItsDescriptorSaysSomething) {
+  class : public VirtioSignals {
+    void used(uint16_t) override {}
+    void config_changed() override {}
+    void needs_reset() override {}
+  } signals;
+  GuestMemory memory = holed_memory();
+  Log log;
+  FakeRing ring(memory, 16, kRingArea);
+  auto queue = Virtqueue::create(memory, ring.layout(), {}, {.max_size = 16, .name = "test"}, log);
+  ASSERT_TRUE(queue);
+  FakeWire wire;
+  const NetSettingsBoard board;
+  const EventFd kick;
+  const StopFlag stop;
+  NetRx rx(wire, board, {.mergeable = true, .name = "test"}, std::move(*queue),
+           {0, kick, signals, memory, log});
+  ring.descriptor(0, kBuffers, 2048, kDescWrite);
+  ring.offer(0);
+  wire.fail_receives(true);
+  EXPECT_FALSE(*rx.drain(stop));
+  EXPECT_GT(wire.failures().count(), 1U);  // one alone is a lost frame
+  EXPECT_FALSE(rx.can_receive());
+  wire.fail_receives(false);
+  wire.give(make_frame(64));
+  EXPECT_FALSE(*rx.drain(stop));
+  EXPECT_EQ(rx.queue().in_flight(), 0U);
+  rx.settle();
+}
+
 }  // namespace
 }  // namespace minivmm::test
