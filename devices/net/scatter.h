@@ -15,6 +15,7 @@ inline size_t copy_to_pieces(std::span<const std::byte> bytes, std::span<const i
   size_t done = 0;
   for (const iovec& piece : pieces) {
     if (done == bytes.size()) break;
+    if (piece.iov_len == 0) continue;  // it may be nowhere, and memcpy() takes no null pointer
     const size_t n = std::min(piece.iov_len, bytes.size() - done);
     std::memcpy(piece.iov_base, bytes.data() + done, n);
     done += n;

@@ -3,6 +3,7 @@
 #include <array>
 #include <utility>
 
+#include "devices/net/frame_pieces.h"
 #include "vmm/core/error.h"
 
 namespace minivmm::user_net {
@@ -57,14 +58,11 @@ bool UserQueue::ready() {
 
 Result<bool> UserQueue::send(std::span<const iovec> pieces) {
   const std::scoped_lock lock(mutex_);
-  size_t size = 0;
-  for (const iovec& piece : pieces) {
-    if (piece.iov_len > kMaxFrame - size) return fail(Errc::invalid, "a frame larger than any");
-    std::memcpy(buffer_.data() + size, piece.iov_base, piece.iov_len);
-    size += piece.iov_len;
-  }
+  const size_t size = pieces_size(pieces);
+  if (size > kMaxFrame) return fail(Errc::invalid, "a frame larger than any");
   if (size < kNetHeaderSize + kEthernetHeader) return fail(Errc::invalid, "a frame shorter than its header");
   const std::span<uint8_t> all(buffer_.data(), size);
+  copy_from_pieces(pieces, 0, std::as_writable_bytes(all));
   from_guest(all.subspan(kNetHeaderSize), all.first<kNetHeaderSize>());
   return true;
 }
