@@ -174,7 +174,7 @@ int Links::add_bridge(const std::string& name, const MacAddress& address, const 
 }
 
 int Links::add_macvtap(const MacvtapPlan& plan) {
-  NetlinkRequest request = link_request(RTM_NEWLINK, kCreate, 0);
+  NetlinkRequest request = link_request(RTM_NEWLINK, kCreate, plan.index);
   request.attribute(IFLA_IFNAME, plan.name);
   request.attribute(IFLA_LINK, static_cast<uint32_t>(plan.lower));
   if (plan.address) request.attribute(IFLA_ADDRESS, bytes_of(*plan.address));

@@ -59,6 +59,7 @@ class Links {
   int add_bridge(const std::string& name, const MacAddress& address, const std::string& alias);
   struct MacvtapPlan {
     std::string name;
+    int index;      // its own, which no other may have
     int lower;      // the index of the interface it sits on
     uint32_t mode;  // MACVLAN_MODE_*
     std::optional<MacAddress> address;

@@ -4,8 +4,7 @@
 #include <fmt/format.h>
 #include <linux/if.h>
 #include <linux/if_link.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -44,6 +43,23 @@ void remove_left_behind(Links& links) {
   }
 }
 
+std::string device_path(int index) {
+  return fmt::format("/dev/tap{}", index);
+}
+
+// An interface's index numbers its device, too. Each network namespace counts its own, from 1, but the nodes
+// of all of them are in one /dev, where the first to come has the name, and the second opens the first one's
+// device. So it is not left to the count.
+int choose_index() {
+  constexpr uint32_t kMost = uint32_t{1} << 30;
+  for (;;) {
+    uint32_t number = 0;
+    if (::getrandom(&number, sizeof number, 0) != sizeof number) throw_errno("get random bytes");
+    const int index = static_cast<int>(number % kMost + 1);
+    if (::access(device_path(index).c_str(), F_OK) != 0) return index;
+  }
+}
+
 struct Made {
   Link link;
   UniqueFd lock;  // of its name
@@ -52,6 +68,7 @@ struct Made {
 Made add_interface(Links& links, const NetSpec& spec, const NetContext& context, const Link& lower) {
   const uint32_t mode = mode_of(spec);
   Links::MacvtapPlan plan{.name = "",
+                          .index = choose_index(),
                           .lower = lower.index,
                           .mode = mode,
                           .address = guest_mac(spec, context),
@@ -76,23 +93,12 @@ Made add_interface(Links& links, const NetSpec& spec, const NetContext& context,
   }
 }
 
-// /dev/tapN, where N is the interface's index: /dev shows the devices of all network namespaces, each with
-// numbers of its own, so it is asked whether it is this one.
 UniqueFd open_device(const Link& link) {
-  const std::string path = fmt::format("/dev/tap{}", link.index);
-  const std::string numbers_path = fmt::format("/sys/class/net/{}/tap{}/dev", link.name, link.index);
+  const std::string path = device_path(link.index);
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
   if (!fd) {
     throw_refused(errno, fmt::format("open {}, the macvtap device {}", path, link.name),
                   "it is udev's or devtmpfs's to make; without rights to it run minivmm as root");
-  }
-  std::array<char, 32> text{};
-  const UniqueFd numbers(::open(numbers_path.c_str(), O_RDONLY | O_CLOEXEC));
-  struct stat device{};
-  if (::fstat(fd.get(), &device) == 0 && numbers && ::read(numbers.get(), text.data(), text.size() - 1) > 0 &&
-      std::string_view(text.data()) != fmt::format("{}:{}\n", major(device.st_rdev), minor(device.st_rdev))) {
-    throw_refused(ENXIO, fmt::format("open the macvtap device {}", link.name),
-                  fmt::format("{} belongs to an interface of another network namespace", path));
   }
   return fd;
 }

@@ -104,11 +104,14 @@ bool has_macvtap() {
              "ip link del mv0test") == 0;
 }
 
-// Macvtap devices have nodes in /dev, which all network namespaces share: what is there may be another one's.
+void make_cable() {
+  run("ip link add v0 type veth peer name v1 && ip link set v0 up && ip link set v1 up");
+}
+
 TEST(Macvtap, SitsOnAnInterfaceAndIsRemoved) {
   in_own_network([] {
     if (!has_macvtap()) GTEST_SKIP() << "this kernel has no macvtap";
-    run("ip link add v0 type veth peer name v1 && ip link set v0 up && ip link set v1 up");
+    make_cable();
     Links links;
     const size_t before = links.all().size();
     {
@@ -138,10 +141,28 @@ TEST(Macvtap, SitsOnAnInterfaceAndIsRemoved) {
   });
 }
 
+// Both have the same interfaces, numbered alike, and their devices' nodes are in the same /dev.
+TEST(Macvtap, IsNotTakenForOneOfAnotherNetworkNamespace) {
+  in_own_network([] {
+    if (!has_macvtap()) GTEST_SKIP() << "this kernel has no macvtap";
+    make_cable();
+    run("ip link add link v0 name theirs type macvtap && ip link set theirs up");
+    in_own_network([] {
+      has_macvtap();
+      make_cable();
+      const auto ours = open("macvtap,link=v0");
+      const PacketSocket wire("v1");
+      const Bytes frame = make_frame(mac(2), mac(1), 100, 5);
+      ASSERT_TRUE(send(ours->queue(0), frame));
+      EXPECT_EQ(wire.receive(), packet_of(frame));
+    });
+  });
+}
+
 TEST(Macvtap, WhatAKilledOneLeftIsRemovedByTheNext) {
   in_own_network([] {
     if (!has_macvtap()) GTEST_SKIP() << "this kernel has no macvtap";
-    run("ip link add v0 type veth peer name v1 && ip link set v0 up && ip link set v1 up");
+    make_cable();
     run("ip link add link v0 name minivmmv5 type macvtap && ip link set minivmmv5 alias minivmm");
     run("ip link add link v0 name other type macvtap");
     const auto net = open("macvtap,link=v0");

@@ -53,7 +53,8 @@ bool enter_namespace() {
   } catch (const std::exception& error) {
     ADD_FAILURE() << error.what();
   }
-  std::_Exit(testing::Test::HasFailure() ? 1 : 0);
+  if (testing::Test::HasFailure()) std::_Exit(1);
+  std::_Exit(testing::Test::IsSkipped() ? kSkipped : 0);
 }
 
 }  // namespace
@@ -66,7 +67,7 @@ void in_own_network(const std::function<void()>& body) {
   int status = 0;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   if (WIFEXITED(status) && WEXITSTATUS(status) == kSkipped)
-    GTEST_SKIP() << "needs a network namespace and /dev/net/tun";
+    GTEST_SKIP() << "needs a network namespace, /dev/net/tun, and what the test makes there";
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
 }
 
