@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -67,6 +68,10 @@ class HostSocket {
   UniqueFd accept() const {
     return UniqueFd(::accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   }
+  // The same of one that is on its way: the kernel tells an end that it is connected, or has sent, a moment
+  // before the other end has it, and a moment is long on a busy machine. Empty: it did not come.
+  UniqueFd await_connection() const { return comes() ? accept() : UniqueFd(); }
+  std::string await_datagram(HostAddress& from) const { return comes() ? receive(from) : std::string(); }
   bool untouched() const { return !accept() && errno == EAGAIN; }
   // A datagram, and who has sent it.
   std::string receive(HostAddress& from) const {
@@ -77,6 +82,12 @@ class HostSocket {
   }
 
  private:
+  bool comes() const {
+    constexpr int kPatienceMs = 10'000;
+    pollfd look{.fd = fd_.get(), .events = POLLIN, .revents = 0};
+    return ::poll(&look, 1, kPatienceMs) == 1;
+  }
+
   UniqueFd fd_;
   uint16_t port_ = 0;
 };

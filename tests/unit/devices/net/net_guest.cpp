@@ -151,6 +151,14 @@ void NetGuest::close(TcpConnection& c) {
   segment(c, kTcpAck | kTcpFin, "");
 }
 
+void NetGuest::reset_all() {
+  for (auto& [port, connection] : connections_) segment(connection, kTcpRst | kTcpAck, "");
+  settle();
+  connections_.clear();
+  frames.clear();
+  headers.clear();
+}
+
 bool NetGuest::handle_tcp(const Packet& p) {
   TcpConnection* c = nullptr;
   const uint16_t port = p.destination.port;

@@ -58,14 +58,14 @@ class NetGuest {
                    uint32_t acknowledged, uint8_t flags, const std::string& data, uint16_t mss = 0) const;
 
   void udp(uint16_t port, const user_net::Endpoint& to, const std::string& data);
-  // The connection is known under its own port. It stays until forget().
+  // The connection is known under its own port. It stays until reset_all().
   uint16_t connect(const user_net::Endpoint& to);
   void listen(uint16_t port) { listening_.insert(port); }
   TcpConnection& connection(uint16_t port) { return connections_.at(port); }
   TcpConnection* accepted(uint16_t listening);  // the last one; null: none yet
   void write(TcpConnection&, const std::string& data);
   void close(TcpConnection&);  // sends FIN
-  void forget(uint16_t port) { connections_.erase(port); }
+  void reset_all();            // sends RST for each that connect() has made, and forgets them and what came
 
   // Takes frames, and waits for more, until `done` says so. False: it did not within the time.
   bool run_until(const std::function<bool()>& done, std::chrono::seconds patience = std::chrono::seconds(10));

@@ -190,7 +190,8 @@ TEST(UserNetGate, KeepsNoMoreSegmentsThanItsBound) {
   UserCable cable(config);
   TcpConnection& connection = cable.guest.connection(cable.guest.connect(at(kGateway, server.port())));
   ASSERT_TRUE(cable.guest.run_until([&] { return connection.established; }));
-  const UniqueFd peer = server.accept();
+  const UniqueFd peer = server.await_connection();
+  ASSERT_TRUE(peer);
   // All but the first byte, one by one: libslirp keeps each until that has come.
   for (uint32_t i = 1; i < 20'000; ++i) {
     cable.guest.send(cable.guest.tcp_packet({cable.guest.address(), connection.port}, connection.remote,

@@ -103,6 +103,27 @@ TEST(UserNet, AnswersArpAndEchoAtTheGateway) {
   EXPECT_EQ(cable.guest.frames[0][kEthernetHeader + kIpv4Header], 0);  // echo reply
 }
 
+TEST(UserNet, TakesFramesOfWhichPiecesHaveNoBytes) {
+  UserCable cable;
+  Bytes frame(kNetHeaderSize);
+  const Bytes request = echo_request(cable.guest, kGateway);
+  frame.insert(frame.end(), request.begin(), request.end());
+  const iovec nothing{nullptr, 0};
+  const std::array out{nothing, iovec{frame.data(), 30}, nothing, iovec{frame.data() + 30, frame.size() - 30},
+                       nothing};
+  ASSERT_TRUE(cable.net->queue(0).send(out));
+  EXPECT_FALSE(cable.net->queue(0).send({&nothing, 1}));
+  Bytes room(2000);
+  const std::array in{nothing, iovec{room.data(), 30}, nothing, iovec{room.data() + 30, room.size() - 30}};
+  // The gateway looks for us first.
+  cable.guest.settle();
+  ASSERT_TRUE(cable.net->queue(0).send(out));
+  const auto answer = cable.net->queue(0).receive(in);
+  ASSERT_TRUE(answer);
+  ASSERT_EQ(*answer, frame.size());
+  EXPECT_EQ(room[kNetHeaderSize + kEthernetHeader + kIpv4Header], 0);  // echo reply
+}
+
 TEST(UserNet, AsksTheNameServerItIsGiven) {
   const HostSocket resolver(SOCK_DGRAM, kLoopback);
   UserNetConfig config;
@@ -110,7 +131,7 @@ TEST(UserNet, AsksTheNameServerItIsGiven) {
   UserCable cable(config);
   cable.guest.udp(5000, at("10.0.2.3", 53), "what is a.example?");
   HostAddress from;
-  EXPECT_EQ(resolver.receive(from), "what is a.example?");
+  EXPECT_EQ(resolver.await_datagram(from), "what is a.example?");
   ::sendto(resolver.fd(), "192.0.2.7", 9, 0, from.get(), from.size);
   ASSERT_TRUE(cable.guest.run_until([&] { return !cable.guest.datagrams.empty(); }));
   EXPECT_EQ(cable.guest.datagrams[0].data, "192.0.2.7");
@@ -129,7 +150,7 @@ TEST(UserNet, CarriesDatagramsThatComeInFragmentsBothWays) {
   cut_fragments(*packet, {.allowed = 0, .mtu = 1500}, scratch,
                 [&](std::span<const uint8_t> f) { cable.guest.send(Bytes(f.begin(), f.end())); });
   HostAddress from;
-  EXPECT_EQ(resolver.receive(from), large);
+  EXPECT_EQ(resolver.await_datagram(from), large);
 
   ::sendto(resolver.fd(), large.data(), large.size(), 0, from.get(), from.size);
   ASSERT_TRUE(cable.guest.run_until([&] { return cable.guest.frames.size() == 3; }));
@@ -151,7 +172,7 @@ TEST(UserNet, ReachesTheHostsLoopbackOnceThatIsOn) {
   UserCable cable(config);
   TcpConnection& connection = cable.guest.connection(cable.guest.connect(at(kGateway, server.port())));
   ASSERT_TRUE(cable.guest.run_until([&] { return connection.established; }));
-  const UniqueFd peer = server.accept();
+  const UniqueFd peer = server.await_connection();
   ASSERT_TRUE(peer);
   cable.guest.write(connection, "to the host");
   std::string got;
@@ -238,7 +259,7 @@ TEST_P(UserNetForwardedDatagrams, GoBothWays) {
   EXPECT_EQ(asked.port, 53);
   cable.guest.udp(53, asked.from, "pong");
   HostAddress from;
-  EXPECT_EQ(client.receive(from), "pong");
+  EXPECT_EQ(client.await_datagram(from), "pong");
 
   // The port is for answers: to no other of the host's.
   const HostSocket other(SOCK_DGRAM, kLoopback);
@@ -260,7 +281,7 @@ TEST(UserNet, LeadsAnAddressOfTheGuestsToAServiceOfTheHost) {
     const auto service = at(server == &one ? "10.0.2.100" : "10.0.2.101", 80);
     TcpConnection& connection = cable.guest.connection(cable.guest.connect(service));
     ASSERT_TRUE(cable.guest.run_until([&] { return connection.established; }));
-    const UniqueFd peer = server->accept();
+    const UniqueFd peer = server->await_connection();
     ASSERT_TRUE(peer);
     cable.guest.write(connection, "GET /");
     std::string got;
