@@ -46,7 +46,8 @@ class BlkNotifications : public testing::TestWithParam<TransportKind> {
     const uint64_t seen = guest_->transport->queue_interrupts(0).count();
     ring.set_used_event(ring.used_index());
     ring.offer(0);
-    std::atomic_thread_fence(std::memory_order_seq_cst);
+    // Between its index and the look at avail_event a driver has a full barrier (2.7.13.4.1). The ring's
+    // accesses are sequentially consistent, which is as much, and what TSan knows: it knows no fences.
     if (static_cast<uint16_t>(after - ring.avail_event() - 1) < static_cast<uint16_t>(after - before)) {
       guest_->transport->kick(0);
     }
