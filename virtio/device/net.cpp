@@ -105,15 +105,14 @@ Result<void> VirtioNet::start_queue(uint16_t index, Virtqueue&& queue, QueueCont
     signal_.started(context.signals);
   }
   Result<void> started;
-  NetPair* pair = index / 2 < net_traits_.queue_pairs ? pairs_[index / 2].get() : nullptr;
   switch (role(index)) {
     case Role::receive:
-      started = pair->start_rx({.mergeable = agreed(net::kFeatureMrgRxbuf), .name = name_}, std::move(queue),
-                               context);
+      started = pairs_[index / 2]->start_rx({.mergeable = agreed(net::kFeatureMrgRxbuf), .name = name_},
+                                            std::move(queue), context);
       break;
     case Role::transmit:
-      started =
-          pair->start_tx({.takes = net::host_offloads(acked_), .name = name_}, std::move(queue), context);
+      started = pairs_[index / 2]->start_tx({.takes = net::host_offloads(acked_), .name = name_},
+                                            std::move(queue), context);
       break;
     case Role::control: started = start_control(std::move(queue), context); break;
     case Role::none: idle_[index].emplace(std::move(queue)); break;
