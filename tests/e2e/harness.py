@@ -118,10 +118,11 @@ def md5(path):
 class Vm(Console):
     """A minivmm that runs, with its console at our end of a terminal (or of pipes). Use it in a with statement."""
 
-    def __init__(self, *arguments, kernel="kernel", initrd="initrd-small", memory="128M", terminal=True):
+    def __init__(self, *arguments, kernel="kernel", initrd="initrd-small", memory="128M", terminal=True,
+                 within=()):
         _local.vms += 1
         stem = os.path.join(Config.out, f"{_local.name}.{_local.vms}")
-        self.argv = [Config.vmm, "--memory", memory]
+        self.argv = [*within, Config.vmm, "--memory", memory]   # within: a command that runs a command
         if kernel:
             self.argv += ["--kernel", asset(kernel)]
         if initrd:
