@@ -13,6 +13,8 @@ namespace {
 
 // After so many frames the guest is shown them, and interrupted, however many more there are.
 constexpr unsigned kBatch = 64;
+// Or after so many bytes: the guest works on large frames while the next ones come.
+constexpr size_t kBatchBytes = 64 << 10;
 // Without segments past the MTU: jumbo frames fit, and what does not is spilled.
 constexpr size_t kPlainFrame = kNetHeaderSize + net::kEthernetHeader + net::kVlanTag + 9216;
 constexpr size_t kCompactAfter = 256;  // spent entries that are carried along
@@ -40,9 +42,10 @@ size_t NetRx::wanted() const {
 
 Result<bool> NetRx::drain(const StopFlag& stop) {
   board_.read(rules_seen_, rules_);
+  size_t bytes = 0;
   unsigned failures = 0;
   failing_ = false;
-  for (unsigned frames = 0; frames < kBatch; ++frames) {
+  for (unsigned frames = 0; frames < kBatch && bytes < kBatchBytes; ++frames) {
     if (auto gathered = gather(); !gathered) return std::unexpected(gathered.error());
     if (stop.requested()) return false;
     if (spilled_ != 0) {
@@ -56,6 +59,7 @@ Result<bool> NetRx::drain(const StopFlag& stop) {
     if (!received && received.error().code == Errc::closed) return false;
     if (received) {
       take(*received);
+      bytes += *received;
     } else if (received.error().code == Errc::io) {
       ++failures;
     }  // otherwise one frame was lost

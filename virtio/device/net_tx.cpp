@@ -10,6 +10,8 @@ namespace minivmm {
 namespace {
 // After so many frames the guest is shown that they are done, however many more there are.
 constexpr unsigned kBatch = 64;
+// Or after so many bytes: large frames take long enough for the guest to make the next ones meanwhile.
+constexpr uint64_t kBatchBytes = 64 << 10;
 }  // namespace
 
 Result<bool> NetTx::drain(const StopFlag& stop) {
@@ -21,7 +23,8 @@ Result<bool> NetTx::drain(const StopFlag& stop) {
     sent = true;
   }
   bool more = true;
-  for (unsigned frames = 0; frames < kBatch && more && !stop.requested(); ++frames) {
+  uint64_t bytes = 0;
+  for (unsigned frames = 0; frames < kBatch && bytes < kBatchBytes && !stop.requested(); ++frames) {
     auto popped = queue_.pop();
     if (!popped) {
       if (sent) wire_.flush();
@@ -31,6 +34,7 @@ Result<bool> NetTx::drain(const StopFlag& stop) {
       more = false;
       break;
     }
+    bytes += (*popped)->readable_bytes();
     if (prepare(**popped)) {
       if (!send()) {
         waiting_.emplace(std::move(**popped));

@@ -61,6 +61,19 @@ TEST_P(NetTxTest, ManyFramesKeepTheirOrder) {
   }
 }
 
+TEST_P(NetTxTest, LargeFramesAreShownAsDoneBeforeTheLastIsSent) {
+  start(offloading());
+  constexpr uint16_t kFrames = 4;
+  for (uint16_t i = 0; i < kFrames; ++i) {
+    tx().descriptor(i, kHighBase, 40'000);
+    tx().offer(i);
+  }
+  guest_->transport->kick(kTxQueue);
+  ASSERT_TRUE(guest_->wait_used(kTxQueue, kFrames));
+  EXPECT_EQ(wire().sent().size(), kFrames);
+  EXPECT_GE(wire().flushes().count(), 2U);
+}
+
 TEST_P(NetTxTest, FramesTooShortOrTooLongAreDropped) {
   start(offloading());
   const struct {
