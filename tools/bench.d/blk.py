@@ -1,17 +1,15 @@
 """tools/bench blk: fio in a guest, minivmm and QEMU by turns, on the same images."""
 
-import glob
 import os
 import re
 import shutil
-import subprocess
 import tempfile
-import time
 
 import peers
 from common import BenchError, asset, leave_partial, progress
 from console import Guest
 from report import Unit, middle_ratio
+from spent import kvm_exits, need_kvm_counters, run, spent_us
 
 MEMORY_MIB = 512
 IOPS = Unit("requests/s", 1, 0)
@@ -50,12 +48,6 @@ def rig_request(context):
 
 # --- in the rig ---------------------------------------------------------------------------------------------------
 
-def run(*argv):
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        raise BenchError(f"{' '.join(argv)}: {done.stdout.strip()}")
-
-
 def make_images(folder, mib):
     """A raw image full of data, the same as an allocated qcow2, and an empty qcow2 that it backs."""
     path = {name: os.path.join(folder, name) for name in ("raw", "qcow2", "backing")}
@@ -85,37 +77,6 @@ def command(request, peer, disks, jobs):
         more += ["-drive", f"if=none,id=d{number},file={path},format={form},cache={request['cache']},aio={engine}",
                  "-device", f"virtio-blk-pci,drive=d{number},iothread=io"]
     return peers.qemu(peers.Q35, **tail) + ["-name", "debug-threads=on"] + more   # spent_us() tells threads by name
-
-
-def kvm_exits():
-    """Exits of all guests so far; there is one guest."""
-    with open("/sys/kernel/debug/kvm/exits") as file:
-        return int(file.read())
-
-
-TICK_US = 1e6 / os.sysconf("SC_CLK_TCK")
-
-
-def spent_us(pid):
-    """Where a VMM's time went so far, in us: its vCPU's thread in the guest, the same in KVM and in the VMM (both counted
-    in ticks), and all its other threads, those that have ended too."""
-    other = time.clock_gettime_ns(~pid << 3 | 2)   # clock_getcpuclockid(3)
-    guest = exits = 0.0
-    for path in glob.glob(f"/proc/{pid}/task/*"):
-        try:
-            with open(f"{path}/comm") as file:
-                name = file.read()
-            with open(f"{path}/schedstat") as file:
-                ran = int(file.read().split()[0])
-            with open(f"{path}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()   # from the third on, proc(5)
-        except (FileNotFoundError, ProcessLookupError):
-            continue   # one of a pool, gone meanwhile
-        if "vcpu" in name or "KVM" in name:
-            other -= ran
-            guest += int(fields[40]) * TICK_US
-            exits += (int(fields[11]) + int(fields[12]) - int(fields[40])) * TICK_US
-    return {"guest_us": guest, "vcpu_us": exits, "threads_us": other / 1000}
 
 
 TRIES = 3
@@ -152,8 +113,7 @@ def one_boot(request, peer, disks, jobs):
 
 def measure(request):
     """In the rig: {peer: {image: {job: [sample, ...]}}}."""
-    if not os.path.exists("/sys/kernel/debug/kvm"):
-        run("mount", "-t", "debugfs", "debugfs", "/sys/kernel/debug")
+    need_kvm_counters()
     scratch = os.environ.get("RIG_SCRATCH")
     with tempfile.TemporaryDirectory(dir=scratch) as folder, tempfile.TemporaryDirectory() as memory:
         for name in ("kernel", "initrd"):

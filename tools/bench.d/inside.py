@@ -9,10 +9,11 @@ import boot
 import exits
 import instructions
 import memory
+import net
 from common import BenchError
 
 MEASURES = {"blk": blk.measure, "boot": boot.measure, "exits": exits.measure, "memory": memory.measure,
-            "record": instructions.record}
+            "net": net.measure, "record": instructions.record}
 
 
 def main():
