@@ -24,6 +24,8 @@ struct VirtioTraits {
   uint64_t features = 0;              // device-specific bits; the transport adds VERSION_1 and the ring's
   std::vector<uint16_t> queue_sizes;  // the most descriptors of each queue, powers of two
   uint32_t config_size = 0;           // bytes of the device configuration space (2.5)
+  // Bit i: queue i's buffers stay with the device until it has something to tell the guest (a receive queue).
+  uint64_t receive_queues = 0;
 };
 
 // The transport's end of a device's wires. Thread-safe, lock-free against the transport's own state, never

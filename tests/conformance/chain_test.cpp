@@ -23,54 +23,54 @@ class HostileChain : public EveryDevice {
   }
   // Descriptor 0 names an indirect table of `len` bytes at `table`.
   static void indirect(FakeGuest& guest, Gpa table, uint32_t len, uint16_t more_flags = 0) {
-    guest.rings[0].descriptor(0, table, len, static_cast<uint16_t>(kDescIndirect | more_flags), 1);
+    guest.ring().descriptor(0, table, len, static_cast<uint16_t>(kDescIndirect | more_flags), 1);
   }
 };
 
 TEST_P(HostileChain, ALoopComesBackEmpty) {
   auto guest = running_guest();
-  guest->rings[0].descriptor(0, kBuffers, 16, kDescNext, 1);
-  guest->rings[0].descriptor(1, kBuffers, 16, kDescNext, 0);
+  guest->ring().descriptor(0, kBuffers, 16, kDescNext, 1);
+  guest->ring().descriptor(1, kBuffers, 16, kDescNext, 0);
   expect_returned_empty(*guest, 0);
 }
 
 TEST_P(HostileChain, ADescriptorThatNamesItselfComesBackEmpty) {
   auto guest = running_guest();
-  guest->rings[0].descriptor(7, kBuffers, 16, kDescNext, 7);
+  guest->ring().descriptor(7, kBuffers, 16, kDescNext, 7);
   expect_returned_empty(*guest, 7);
 }
 
 TEST_P(HostileChain, ALoopInAnIndirectTableComesBackEmpty) {
   auto guest = running_guest();
   indirect(*guest, kBuffers, 32);
-  guest->rings[0].descriptor_at(kBuffers, kBuffers + 0x100, 16, kDescNext, 1);
-  guest->rings[0].descriptor_at(kBuffers + 16, kBuffers + 0x100, 16, kDescNext, 0);
+  guest->ring().descriptor_at(kBuffers, kBuffers + 0x100, 16, kDescNext, 1);
+  guest->ring().descriptor_at(kBuffers + 16, kBuffers + 0x100, 16, kDescNext, 0);
   expect_returned_empty(*guest, 0);
 }
 
 TEST_P(HostileChain, ANextIndexPastTheTableComesBackEmpty) {
   auto guest = running_guest();
-  guest->rings[0].descriptor(0, kBuffers, 16, kDescNext, guest->rings[0].size());
+  guest->ring().descriptor(0, kBuffers, 16, kDescNext, guest->ring().size());
   expect_returned_empty(*guest, 0);
 }
 
 TEST_P(HostileChain, ANextIndexPastAnIndirectTableComesBackEmpty) {
   auto guest = running_guest();
   indirect(*guest, kBuffers, 16);
-  guest->rings[0].descriptor_at(kBuffers, kBuffers + 0x100, 16, kDescNext, 1);
+  guest->ring().descriptor_at(kBuffers, kBuffers + 0x100, 16, kDescNext, 1);
   expect_returned_empty(*guest, 0);
 }
 
 TEST_P(HostileChain, AnIndirectDescriptorInAnIndirectTableComesBackEmpty) {
   auto guest = running_guest();
   indirect(*guest, kBuffers, 32);
-  guest->rings[0].descriptor_at(kBuffers, kBuffers, 32, kDescIndirect);
+  guest->ring().descriptor_at(kBuffers, kBuffers, 32, kDescIndirect);
   expect_returned_empty(*guest, 0);
 }
 
 TEST_P(HostileChain, AnIndirectTableOfBadLengthComesBackEmpty) {
   auto guest = running_guest();
-  guest->rings[0].descriptor_at(kBuffers, kBuffers + 0x100, 16);
+  guest->ring().descriptor_at(kBuffers, kBuffers + 0x100, 16);
   for (const uint32_t len : {0U, 1U, 15U, 17U, 0x8000'0000U, 0xffff'fff0U, 0xffff'ffffU}) {
     SCOPED_TRACE(len);
     indirect(*guest, kBuffers, len);
@@ -91,7 +91,7 @@ TEST_P(HostileChain, AnIndirectTableOutsideRamComesBackEmpty) {
 TEST_P(HostileChain, AnIndirectDescriptorThatGoesOnComesBackEmpty) {
   auto guest = running_guest();
   indirect(*guest, kBuffers, 16, kDescNext);
-  guest->rings[0].descriptor_at(kBuffers, kBuffers + 0x100, 16);
+  guest->ring().descriptor_at(kBuffers, kBuffers + 0x100, 16);
   expect_returned_empty(*guest, 0);
 }
 
@@ -99,7 +99,7 @@ TEST_P(HostileChain, AnIndirectDescriptorWithoutTheFeatureComesBackEmpty) {
   auto guest = make_guest();
   guest->bring_up(virtio::kFeatureIndirectDesc);
   indirect(*guest, kBuffers, 16);
-  guest->rings[0].descriptor_at(kBuffers, kBuffers + 0x100, 16);
+  guest->ring().descriptor_at(kBuffers, kBuffers + 0x100, 16);
   expect_returned_empty(*guest, 0);
 }
 
@@ -110,8 +110,8 @@ TEST_P(HostileChain, AnIndirectChainWorksAsADirectOneDoes) {
   const auto direct = guest->submit(4);
   ASSERT_TRUE(direct);
   indirect(*guest, kBuffers + 0x800, 32, kDescWrite);  // the write flag means nothing there (2.7.5.3.2)
-  guest->rings[0].descriptor_at(kBuffers + 0x800, kBuffers, 16, kDescNext, 1);
-  guest->rings[0].descriptor_at(kBuffers + 0x810, kBuffers + 0x1000, 513, kDescWrite);
+  guest->ring().descriptor_at(kBuffers + 0x800, kBuffers, 16, kDescNext, 1);
+  guest->ring().descriptor_at(kBuffers + 0x810, kBuffers + 0x1000, 513, kDescWrite);
   const auto used = guest->submit(0);
   ASSERT_TRUE(used);
   EXPECT_EQ(used->len, direct->len);
@@ -121,10 +121,10 @@ TEST_P(HostileChain, ABufferThatWrapsTheAddressSpaceComesBackEmpty) {
   auto guest = running_guest();
   for (const uint64_t address : {~uint64_t{0}, ~uint64_t{0} - 4094, ~uint64_t{0} - 0xffff'fffe}) {
     SCOPED_TRACE(address);
-    guest->rings[0].descriptor(0, Gpa{address}, 4096, kDescWrite);
+    guest->ring().descriptor(0, Gpa{address}, 4096, kDescWrite);
     expect_returned_empty(*guest, 0);
   }
-  guest->rings[0].descriptor(0, Gpa{1}, 0xffff'ffff, kDescWrite);
+  guest->ring().descriptor(0, Gpa{1}, 0xffff'ffff, kDescWrite);
   expect_returned_empty(*guest, 0);
 }
 
@@ -146,7 +146,7 @@ TEST_P(HostileChain, ABufferThatLeavesRamComesBackEmpty) {
   for (const Case& c : cases) {
     SCOPED_TRACE(c.what);
     for (const uint16_t flags : {uint16_t{0}, kDescWrite}) {
-      guest->rings[0].descriptor(0, c.address, c.len, flags);
+      guest->ring().descriptor(0, c.address, c.len, flags);
       expect_returned_empty(*guest, 0);
     }
   }
@@ -158,8 +158,8 @@ TEST_P(HostileChain, BuffersInBothPartsOfRamWork) {
   guest->probe_chain(4);
   const auto elsewhere = guest->submit(4);
   ASSERT_TRUE(elsewhere);
-  guest->rings[0].descriptor(0, Gpa{kLowSize - 16}, 16, kDescNext, 1);
-  guest->rings[0].descriptor(1, kHighBase, 513, kDescWrite);
+  guest->ring().descriptor(0, Gpa{kLowSize - 16}, 16, kDescNext, 1);
+  guest->ring().descriptor(1, kHighBase, 513, kDescWrite);
   const auto used = guest->submit(0);
   ASSERT_TRUE(used);
   EXPECT_EQ(used->len, elsewhere->len);
@@ -167,28 +167,28 @@ TEST_P(HostileChain, BuffersInBothPartsOfRamWork) {
 
 TEST_P(HostileChain, AReadableBufferAfterAWritableOneComesBackEmpty) {
   auto guest = running_guest();
-  guest->rings[0].descriptor(0, kBuffers, 16, kDescWrite | kDescNext, 1);
-  guest->rings[0].descriptor(1, kBuffers + 0x100, 16);
+  guest->ring().descriptor(0, kBuffers, 16, kDescWrite | kDescNext, 1);
+  guest->ring().descriptor(1, kBuffers + 0x100, 16);
   expect_returned_empty(*guest, 0);
 }
 
 TEST_P(HostileChain, EmptyBuffersAreHarmless) {
   auto guest = running_guest();
-  guest->rings[0].descriptor(0, kBuffers, 0, kDescNext, 1);
-  guest->rings[0].descriptor(1, kBuffers, 0, kDescWrite);
+  guest->ring().descriptor(0, kBuffers, 0, kDescNext, 1);
+  guest->ring().descriptor(1, kBuffers, 0, kDescWrite);
   ASSERT_TRUE(guest->submit(0));
   EXPECT_TRUE(guest->alive());
 }
 
 TEST_P(HostileChain, ManyMalformedChainsAllComeBack) {
   auto guest = running_guest();
-  FakeRing& ring = guest->rings[0];
+  FakeRing& ring = guest->ring();
   for (uint16_t i = 0; i < ring.size(); ++i) {
     ring.descriptor(i, kBuffers, 16, kDescNext, i);
     ring.offer(i);
   }
-  guest->transport->kick(0);
-  ASSERT_TRUE(guest->wait_used(0, ring.size()));
+  guest->transport->kick(guest->main);
+  ASSERT_TRUE(guest->wait_used(guest->main, ring.size()));
   for (uint16_t i = 0; i < ring.size(); ++i) EXPECT_EQ(ring.used(i).len, 0U);
   EXPECT_TRUE(guest->alive());
 }
@@ -199,7 +199,7 @@ TEST_P(HostileChain, DescriptorsThatChangeWhileTheyAreReadAreHarmless) {
   std::atomic<bool> stop{false};
   guest->probe_chain(0);
   std::thread attacker([&] {
-    FakeRing& ring = guest->rings[0];
+    FakeRing& ring = guest->ring();
     while (!stop.load(std::memory_order_relaxed)) {
       ring.descriptor(1, kBuffers + 0x1000, 513, kDescWrite);
       ring.descriptor(1, kHighBase + (kHighSize - 512), 0xffff'ffff, kDescWrite);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <bit>
 #include <memory>
 #include <string>
 #include <vector>
@@ -80,6 +81,8 @@ class FakeGuest {
   FakeGuest(TransportKind kind, std::unique_ptr<VirtioDevice> device, Log& log)
       : memory(holed_memory()),
         sizes(device->traits().queue_sizes),
+        receive_queues(device->traits().receive_queues),
+        main(static_cast<uint16_t>(std::countr_one(receive_queues))),
         transport(make_transport(kind, std::move(device), memory, log)) {}
 
   uint64_t offered() {
@@ -152,8 +155,11 @@ class FakeGuest {
       if (!transport->config_interrupts().wait_past(seen)) return false;
     }
   }
+  FakeRing& ring() { return rings[main]; }
+  bool receives(uint16_t queue) const { return (receive_queues >> queue & 1) != 0; }
   // Offers `head`, kicks, and waits for it to come back.
-  std::optional<virtio::UsedElement> submit(uint16_t head, uint16_t queue = 0) {
+  std::optional<virtio::UsedElement> submit(uint16_t head) { return submit(head, main); }
+  std::optional<virtio::UsedElement> submit(uint16_t head, uint16_t queue) {
     const uint16_t before = rings[queue].used_index();
     rings[queue].offer(head);
     transport->kick(queue);
@@ -161,13 +167,15 @@ class FakeGuest {
     return rings[queue].used(before);
   }
   // A request every device type can answer, if only by an error: 16 zero bytes to read, 513 to write.
-  void probe_chain(uint16_t head, uint16_t queue = 0) {
+  void probe_chain(uint16_t head) { probe_chain(head, main); }
+  void probe_chain(uint16_t head, uint16_t queue) {
     EXPECT_TRUE(memory.fill(kBuffers, 16, std::byte{0}));
     rings[queue].descriptor(head, kBuffers, 16, virtio::kDescNext, static_cast<uint16_t>(head + 1));
     rings[queue].descriptor(static_cast<uint16_t>(head + 1), kBuffers + 0x1000, 513, virtio::kDescWrite);
   }
   // The queue takes a good request and gives it back.
-  bool alive(uint16_t queue = 0) {
+  bool alive() { return alive(main); }
+  bool alive(uint16_t queue) {
     probe_chain(4, queue);
     const auto used = submit(4, queue);
     return used && used->id == 4;
@@ -179,6 +187,8 @@ class FakeGuest {
 
   GuestMemory memory;
   std::vector<uint16_t> sizes;
+  uint64_t receive_queues;
+  uint16_t main;  // the first queue that answers at once: what is not about a certain queue is done to it
   std::vector<FakeRing> rings;
   std::unique_ptr<FakeTransport> transport;  // last: its workers use the memory
 };

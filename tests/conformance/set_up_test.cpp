@@ -125,7 +125,7 @@ TEST_P(HostileSetUp, FeaturesCannotChangeAfterFeaturesOk) {
   guest->set_up_queues();
   guest->drive();
   guest->accept(0);
-  guest->rings[0].descriptor(0, kBuffers, 16, virtio::kDescIndirect);
+  guest->ring().descriptor(0, kBuffers, 16, virtio::kDescIndirect);
   const auto used = guest->submit(0);
   ASSERT_TRUE(used);
   EXPECT_EQ(used->len, 0U);  // still without indirect descriptors
@@ -160,11 +160,11 @@ TEST_P(HostileSetUp, FeatureWordsThatDoNotExistAreZero) {
 TEST_P(HostileSetUp, AFailedDriverStopsTheDevice) {
   auto guest = running_guest();
   guest->transport->set_status(FakeGuest::kRunning | status::kFailed);
-  const auto used = guest->rings[0].used_index();
-  guest->rings[0].offer(4);
-  guest->transport->kick(0);
-  guest->transport->notify(0);
-  EXPECT_EQ(guest->rings[0].used_index(), used);
+  const auto used = guest->ring().used_index();
+  guest->ring().offer(4);
+  guest->transport->kick(guest->main);
+  guest->transport->notify(guest->main);
+  EXPECT_EQ(guest->ring().used_index(), used);
   expect_recovers(*guest);
 }
 

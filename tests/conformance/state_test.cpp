@@ -39,12 +39,12 @@ TEST_P(State, APausedDeviceTouchesNothingAndServesItsQueueWhenResumed) {
   ASSERT_TRUE(guest->alive());
   guest->transport->transport().pause();
   guest->transport->transport().pause();
-  const auto used = guest->rings[0].used_index();
-  guest->rings[0].offer(4);
-  guest->transport->kick(0);
-  EXPECT_EQ(guest->rings[0].used_index(), used);
+  const auto used = guest->ring().used_index();
+  guest->ring().offer(4);
+  guest->transport->kick(guest->main);
+  EXPECT_EQ(guest->ring().used_index(), used);
   guest->transport->transport().resume();
-  EXPECT_TRUE(guest->wait_used(0, static_cast<uint16_t>(used + 1)));
+  EXPECT_TRUE(guest->wait_used(guest->main, static_cast<uint16_t>(used + 1)));
   EXPECT_TRUE(guest->alive());
 }
 
@@ -52,7 +52,7 @@ TEST_P(State, ARestoredDeviceGoesOnWhereTheSavedOneStopped) {
   auto source = running_guest();
   for (int i = 0; i < 70; ++i) ASSERT_TRUE(source->alive());
   const Saved saved = save(*source);
-  source->rings[0].offer(4);  // kicked while nobody listened
+  source->ring().offer(4);  // kicked while nobody listened
 
   auto target = make_guest();
   copy_memory(*source, *target);
@@ -61,7 +61,7 @@ TEST_P(State, ARestoredDeviceGoesOnWhereTheSavedOneStopped) {
   ASSERT_TRUE(load(target->transport->transport().device(), saved.device));
   EXPECT_EQ(target->transport->status(), FakeGuest::kRunning);
   target->transport->transport().resume();
-  EXPECT_TRUE(target->wait_used(0, 71));
+  EXPECT_TRUE(target->wait_used(target->main, 71));
   EXPECT_TRUE(target->alive());
 }
 
