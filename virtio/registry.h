@@ -41,6 +41,9 @@ struct VirtioDeviceType {
   std::string (*example_spec)(const std::filesystem::path& folder);
   std::string_view absent_spec = "off";  // the spec that says there shall be none; empty: no spec does
   std::string (*full_help)() = nullptr;  // for --help instead of `help`, where it has to be put together
+  // Throws ConfigError where create() would, for a spec that makes no sense on any host. `memory`: bytes of
+  // RAM. Null: create() alone knows.
+  void (*check)(std::string_view spec, uint64_t memory) = nullptr;
 };
 
 std::span<const VirtioDeviceType> virtio_device_types();
