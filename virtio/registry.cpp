@@ -5,15 +5,12 @@
 #include "virtio/device/blk.h"
 #include "virtio/device/net.h"
 #include "virtio/device/rng.h"
+#include "virtio/device/vsock.h"
 
 namespace minivmm {
 
 std::span<const VirtioDeviceType> virtio_device_types() {
-  static constexpr std::array kTypes{
-      kVirtioBlkType,
-      kVirtioNetType,
-      kVirtioRngType,
-  };
+  static constexpr std::array kTypes{kVirtioBlkType, kVirtioNetType, kVirtioRngType, kVirtioVsockType};
   return kTypes;
 }
 

@@ -77,6 +77,7 @@ inline constexpr uint8_t kIsrConfig = 2;
 inline constexpr uint16_t kDeviceNet = 1;
 inline constexpr uint16_t kDeviceBlock = 2;
 inline constexpr uint16_t kDeviceEntropy = 4;
+inline constexpr uint16_t kDeviceSocket = 19;
 
 // 4.1 virtio over PCI
 namespace pci {

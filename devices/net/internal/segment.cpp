@@ -13,12 +13,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <thread>
 
 #include "vmm/core/error.h"
+#include "vmm/core/run_folder.h"
 
 namespace minivmm {
 
@@ -80,24 +80,7 @@ bool is_segment_name(std::string_view name) {
 }
 
 std::filesystem::path segments_folder() {
-  const char* const runtime =
-      std::getenv("XDG_RUNTIME_DIR");  // NOLINT(concurrency-mt-unsafe): nobody sets it
-  std::filesystem::path folder;
-  if (runtime != nullptr && *runtime == '/') {
-    folder = std::filesystem::path(runtime) / "minivmm";
-  } else {
-    folder = ::geteuid() == 0 ? "/run/minivmm" : fmt::format("/tmp/minivmm-{}", ::geteuid());
-  }
-  make_folder(folder);
-  struct stat status{};
-  if (::lstat(folder.c_str(), &status) != 0)
-    throw_errno(fmt::format("look at the folder {}", folder.string()));
-  if (!S_ISDIR(status.st_mode) || status.st_uid != ::geteuid() || (status.st_mode & 022) != 0) {
-    throw HostError(EPERM, fmt::format("cannot meet others in {}: it is not a folder that only this user can "
-                                       "write to; remove it, or set XDG_RUNTIME_DIR",
-                                       folder.string()));
-  }
-  folder /= "net";
+  std::filesystem::path folder = run_folder() / "net";
   make_folder(folder);
   return folder;
 }
