@@ -33,8 +33,8 @@ bool has_option(std::string_view cmdline, std::string_view name) {
   });
 }
 
-std::string default_command_line(const RootDevice& root) {
-  std::string line = "console=ttyS0";
+std::string default_command_line(const RootDevice& root, std::string_view console) {
+  std::string line = "console=" + std::string(console);
   if (!root.root.empty()) {
     line += " root=" + root.root;
     line += root.read_only ? " ro" : " rw";

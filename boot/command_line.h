@@ -8,9 +8,9 @@
 
 namespace minivmm {
 
-// A command line that boots a stock distribution's kernel here: console on the first serial port, the root if
-// one was found, a reboot after a panic.
-std::string default_command_line(const RootDevice& root);
+// A command line that boots a stock distribution's kernel here: console on `console`, the root if one was
+// found, a reboot after a panic.
+std::string default_command_line(const RootDevice& root, std::string_view console = "ttyS0");
 
 // As the kernel's decompressor sees options (arch/x86/lib/cmdline.c): words between blanks; it knows neither
 // quotes nor "--", so neither do we.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
@@ -22,6 +23,7 @@ class SerialPort {
   virtual size_t input_room() = 0;
   virtual void input(std::span<const std::byte> data) = 0;  // what exceeds input_room() is lost
   virtual void output_drained() = 0;  // there is room again after a write() that took less than given
+  virtual void peer_changed() {}      // SerialBackend::has_peer() has
 };
 
 class SerialBackend {
@@ -33,6 +35,8 @@ class SerialBackend {
   // Takes what there is room for and returns how much that was; any thread, never blocks.
   virtual size_t write(std::span<const std::byte> data) = 0;
   virtual void resume_input() = 0;  // any thread
+  // Whether somebody is at the other end, or nobody can tell; any thread.
+  virtual bool has_peer() const { return true; }
   // Writes out what is buffered; any thread. Gives up after two seconds in which the reader took nothing.
   virtual void flush() = 0;
 };
@@ -45,11 +49,19 @@ using SerialInputFilter = std::function<size_t(std::span<std::byte>)>;
 // Output vanishes, input never comes.
 std::unique_ptr<SerialBackend> make_null_serial();
 
+// What a reader does that takes nothing for a second.
+enum class SlowReader : uint8_t {
+  holds_guest,   // its output waits, however long
+  loses_output,  // the oldest output goes: for a guest whose CPU would spin meanwhile, as Linux's for hvc0
+                 // does
+};
+
 // Standard input and output, or any two descriptors (-1: that direction does not exist). They are not owned
 // and their flags stay as they are. A slow reader holds the guest's output back; end of input is no error. On
 // a terminal, the filter sees what is typed even when the guest takes no input.
 std::unique_ptr<SerialBackend> make_fd_serial(EventLoop&, Log&, int input, int output,
-                                              SerialInputFilter filter = {});
+                                              SerialInputFilter filter = {},
+                                              SlowReader slow = SlowReader::holds_guest);
 
 // Output into a file, created or emptied; no input. Throws HostError.
 std::unique_ptr<SerialBackend> make_file_serial(EventLoop&, Log&, const std::string& path);

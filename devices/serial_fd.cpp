@@ -25,10 +25,13 @@ class NullSerial final : public SerialBackend {
 
 class FdSerial final : public SerialBackend {
  public:
-  FdSerial(EventLoop& loop, Log& log, int input, UniqueFd output, SerialInputFilter filter)
-      : output_(loop, log, SerialOutput::WhenStuck::wait, [this] {
-          if (port_ != nullptr) port_->output_drained();
-        }) {
+  FdSerial(EventLoop& loop, Log& log, int input, UniqueFd output, SerialInputFilter filter, SlowReader slow)
+      : output_(loop, log,
+                slow == SlowReader::holds_guest ? SerialOutput::WhenStuck::wait
+                                                : SerialOutput::WhenStuck::discard,
+                [this] {
+                  if (port_ != nullptr) port_->output_drained();
+                }) {
     if (output) {
       output_.set_fd(std::move(output));
       writes_ = true;
@@ -65,16 +68,17 @@ std::unique_ptr<SerialBackend> make_null_serial() {
 }
 
 std::unique_ptr<SerialBackend> make_fd_serial(EventLoop& loop, Log& log, int input, int output,
-                                              SerialInputFilter filter) {
+                                              SerialInputFilter filter, SlowReader slow) {
   return std::make_unique<FdSerial>(loop, log, input, output >= 0 ? open_for_output(output) : UniqueFd{},
-                                    std::move(filter));
+                                    std::move(filter), slow);
 }
 
 std::unique_ptr<SerialBackend> make_file_serial(EventLoop& loop, Log& log, const std::string& path) {
   // O_NONBLOCK: a named pipe nobody reads is an error now, not a wait.
   UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666));
   if (!fd) throw_errno("open serial output file " + path, "name a file that can be created or written");
-  return std::make_unique<FdSerial>(loop, log, -1, std::move(fd), SerialInputFilter{});
+  return std::make_unique<FdSerial>(loop, log, -1, std::move(fd), SerialInputFilter{},
+                                    SlowReader::holds_guest);
 }
 
 }  // namespace minivmm

@@ -2,19 +2,16 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
+#include <atomic>
 #include <memory>
 #include <utility>
 
 #include "devices/serial_backend.h"
 #include "devices/serial_input.h"
 #include "devices/serial_output.h"
-#include "vmm/core/error.h"
+#include "vmm/core/unix_socket.h"
 
 namespace minivmm {
 
@@ -28,7 +25,7 @@ class SocketSerial final : public SerialBackend {
       : loop_(loop), path_(path), output_(loop, log, SerialOutput::WhenStuck::discard, [this] {
           if (port_ != nullptr) port_->output_drained();
         }) {
-    listen_on(path);
+    listener_ = listen_on_unix_socket(path, "serial clients", kBacklog);
     accept_watch_ = loop_.watch_readable(listener_.get(), [this] { on_connection(); });
   }
   SocketSerial(const SocketSerial&) = delete;
@@ -45,13 +42,14 @@ class SocketSerial final : public SerialBackend {
   size_t write(std::span<const std::byte> data) override { return output_.write(data); }
   // Input belongs to the loop's thread: a client may be going away just now.
   void resume_input() override { resume_timer_->arm(loop_.now()); }
+  bool has_peer() const override { return has_peer_.load(std::memory_order_acquire); }
   void flush() override { output_.flush(); }
 
  private:
-  void listen_on(const std::string& path);
   void on_connection();
   void on_input_end();
   void drop_client();
+  void set_peer(bool there);
 
   EventLoop& loop_;
   const std::string path_;
@@ -59,39 +57,13 @@ class SocketSerial final : public SerialBackend {
   SerialPort* port_ = nullptr;
   SerialOutput output_;
   UniqueFd client_;
+  std::atomic<bool> has_peer_{false};
   std::unique_ptr<SerialInput> input_;
   std::unique_ptr<Watch> accept_watch_;
   std::unique_ptr<Timer> resume_timer_ = loop_.make_timer([this] {
     if (input_) input_->resume();
   });
 };
-
-void SocketSerial::listen_on(const std::string& path) {
-  const std::string tried = "listen for serial clients on " + path;
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof address.sun_path) {
-    errno = ENAMETOOLONG;
-    throw_errno(tried, "a socket's path has 1 to 107 bytes");
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
-  const auto* generic = reinterpret_cast<const sockaddr*>(&address);
-  listener_ = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!listener_) throw_errno(tried);
-  if (::bind(listener_.get(), generic, sizeof address) != 0) {
-    if (errno != EADDRINUSE) throw_errno(tried, "name a path in a directory that can be written");
-    // A socket that refuses is one whose owner has died; anything else there is not ours to remove.
-    const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    struct stat info{};
-    const bool stale = ::lstat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode) && probe &&
-                       ::connect(probe.get(), generic, sizeof address) != 0 && errno == ECONNREFUSED;
-    if (!stale || ::unlink(path.c_str()) != 0 || ::bind(listener_.get(), generic, sizeof address) != 0) {
-      errno = EADDRINUSE;
-      throw_errno(tried, "another program uses that path: name another");
-    }
-  }
-  if (::listen(listener_.get(), kBacklog) != 0) throw_errno(tried);
-}
 
 void SocketSerial::on_connection() {
   UniqueFd client(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
@@ -105,6 +77,12 @@ void SocketSerial::on_connection() {
                                          [this] { on_input_end(); });
   input_->connect(port_);
   output_.set_fd(std::move(copy));
+  set_peer(true);
+}
+
+void SocketSerial::set_peer(bool there) {
+  has_peer_.store(there, std::memory_order_release);
+  if (port_ != nullptr) port_->peer_changed();
 }
 
 // A client that only ended its input may still read; it is replaced when the next one comes.
@@ -123,6 +101,7 @@ void SocketSerial::drop_client() {
   input_.reset();
   output_.set_fd({});
   client_.reset();
+  set_peer(false);
   accept_watch_->resume();
 }
 

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "virtio/device/blk.h"
+#include "virtio/device/console.h"
 #include "virtio/device/net.h"
 #include "virtio/device/rng.h"
 #include "virtio/device/vsock.h"
@@ -10,7 +11,7 @@
 namespace minivmm {
 
 std::span<const VirtioDeviceType> virtio_device_types() {
-  static constexpr std::array kTypes{kVirtioBlkType, kVirtioNetType, kVirtioRngType, kVirtioVsockType};
+  static constexpr std::array kTypes{kVirtioBlkType, kVirtioNetType, kVirtioRngType, kVirtioConsoleType, kVirtioVsockType};
   return kTypes;
 }
 

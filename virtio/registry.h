@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,15 +17,19 @@
 namespace minivmm {
 
 class DiskSet;
+class SerialBackend;
 
 struct CreateContext {
-  unsigned index = 0;  // of this type in the machine: the state is named "virtio-blk.<index>"
-  unsigned cpus = 1;   // for the number of queues where the user does not say
+  unsigned index = 0;   // of this type in the machine: the state is named "virtio-blk.<index>"
+  unsigned cpus = 1;    // for the number of queues where the user does not say
   Log& log;
   TimeSource& time;
   DiskSet* disks = nullptr;       // what has been opened already; null: nothing has
   StallSink* stalls = nullptr;    // null: nobody can hold the guest
   std::string_view machine = {};  // its identity among this user's machines, for addresses
+  // Makes what a console port is on the host, from the part of its spec that says where ("pty"). Null: there
+  // is nothing but "null".
+  std::function<std::unique_ptr<SerialBackend>(const std::string& where)> serial = nullptr;
 };
 
 struct VirtioDeviceType {
@@ -41,6 +46,9 @@ struct VirtioDeviceType {
   std::string (*example_spec)(const std::filesystem::path& folder);
   std::string_view absent_spec = "off";  // the spec that says there shall be none; empty: no spec does
   std::string (*full_help)() = nullptr;  // for --help instead of `help`, where it has to be put together
+  // Whether a spec shares one device with all others of its machine that do: create() gets them joined by
+  // newlines, in their order. Null: each spec makes a device. May throw ConfigError.
+  bool (*joins)(std::string_view spec) = nullptr;
   // Throws ConfigError where create() would, for a spec that makes no sense on any host. `memory`: bytes of
   // RAM. Null: create() alone knows.
   void (*check)(std::string_view spec, uint64_t memory) = nullptr;

@@ -76,6 +76,7 @@ inline constexpr uint8_t kIsrConfig = 2;
 // 5 device types
 inline constexpr uint16_t kDeviceNet = 1;
 inline constexpr uint16_t kDeviceBlock = 2;
+inline constexpr uint16_t kDeviceConsole = 3;
 inline constexpr uint16_t kDeviceEntropy = 4;
 inline constexpr uint16_t kDeviceSocket = 19;
 

@@ -73,6 +73,8 @@ class VirtioTransport final : public VirtioSignals {
   Result<void> close();  // reset(), then VirtioDevice::close()
   // VirtioDevice::resize(), and tells the driver; at any time.
   Result<void> resize(std::optional<uint64_t> bytes);
+  // What read_config() gives has changed by the machine's doing; at any time.
+  void tell_config_changed();
   void pause();                   // drains every queue and keeps it; idempotent
   void resume();                  // starts them again, and kicks each once
   void save(StateWriter&) const;  // while paused

@@ -110,6 +110,11 @@ Result<void> VirtioTransport::resize(std::optional<uint64_t> bytes) {
   return {};
 }
 
+void VirtioTransport::tell_config_changed() {
+  const std::scoped_lock lock(mutex_);
+  if ((status() & status::kDriverOk) != 0) config_changed();  // as above
+}
+
 // 2.4. When this returns no worker is left that could touch guest memory or interrupt, so the status reads 0
 // only then.
 void VirtioTransport::reset_locked() {

@@ -1,6 +1,7 @@
 // `minivmm run` and `minivmm` alone: boot a machine with its console in the terminal.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -111,18 +112,20 @@ void allow_many_descriptors() {
 }
 
 // Signals as the machine's events: SIGTERM, SIGINT and SIGHUP press the power button; the second, or ten
-// seconds, stop it hard. SIGUSR1 has it look whether disks have grown.
+// seconds, stop it hard. SIGUSR1 has it look whether disks have grown; SIGWINCH passes the terminal's size
+// on.
 class Signals {
  public:
   explicit Signals(Machine& machine) : machine_(machine) {
     sigset_t set;
     sigemptyset(&set);
-    for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&set, signal);
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGWINCH}) sigaddset(&set, signal);
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
     fd_ = UniqueFd(::signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC));
     if (!fd_) throw_errno("watch for signals");
     timer_ = machine.loop().make_timer([this] { stop_hard(); });
     watch_ = machine.loop().watch_readable(fd_.get(), [this] { on_signal(); });
+    pass_on_size();
   }
   bool stopped_hard() const { return hard_; }
 
@@ -132,6 +135,8 @@ class Signals {
     while (::read(fd_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
       if (info.ssi_signo == SIGUSR1) {
         machine_.rescan_disks();
+      } else if (info.ssi_signo == SIGWINCH) {
+        pass_on_size();
       } else if (std::exchange(asked_, true)) {
         stop_hard();
       } else {
@@ -139,6 +144,10 @@ class Signals {
         timer_->arm(Clock::now() + kPatience);
       }
     }
+  }
+  void pass_on_size() {
+    winsize size{};
+    if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0) machine_.resize_terminal(size.ws_col, size.ws_row);
   }
   void stop_hard() {
     hard_ = true;
@@ -159,11 +168,10 @@ void tell(std::string_view line) {
 }
 
 // `machine` is filled in before its loop runs.
-MachineHooks console_hooks(const MachineConfig& config, const std::unique_ptr<Machine>& machine) {
+MachineHooks console_hooks(const std::unique_ptr<Machine>& machine) {
   MachineHooks hooks;
   hooks.notice = [](const std::string& line) { fmt::print(stderr, "minivmm: {}\n", line); };
-  if (config.serial != "stdio") return hooks;
-  hooks.serial = [&machine](EventLoop& loop, Log& log) {
+  hooks.terminal = [&machine](EventLoop& loop, Log& log, SlowReader slow) {
     auto escape = std::make_shared<ConsoleEscape>(
         [&machine] { machine->stop(); },
         [] { tell("Ctrl-A x quits, Ctrl-A h is this help, Ctrl-A a sends a Ctrl-A to the guest"); });
@@ -172,7 +180,7 @@ MachineHooks console_hooks(const MachineConfig& config, const std::unique_ptr<Ma
     if (::isatty(STDIN_FILENO) != 0) {
       filter = [escape](std::span<std::byte> data) { return escape->filter(data); };
     }
-    return make_fd_serial(loop, log, STDIN_FILENO, STDOUT_FILENO, std::move(filter));
+    return make_fd_serial(loop, log, STDIN_FILENO, STDOUT_FILENO, std::move(filter), slow);
   };
   return hooks;
 }
@@ -186,11 +194,12 @@ int run(RunOptions& options) {
   ::signal(SIGPIPE, SIG_IGN);  // a console whose reader went away is no reason to die
   Log log(log_level(options.log), [](LogLevel, std::string_view line) { tell(line); });
   std::unique_ptr<Machine> machine;
-  machine = Machine::create(config, log, console_hooks(config, machine));
+  machine = Machine::create(config, log, console_hooks(machine));
   Signals signals(*machine);
   MachineEnd end;
   {
-    const RawTerminal raw(config.serial == "stdio" ? STDIN_FILENO : -1);
+    const bool on_stdio = console_on_stdio(config) || serial_place(config) == "stdio";
+    const RawTerminal raw(on_stdio ? STDIN_FILENO : -1);
     end = machine->run();
   }
   if (options.stats) print_stats(machine->stats());
@@ -264,8 +273,9 @@ void add_options(CLI::App& app, const std::shared_ptr<RunOptions>& options) {
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->group(devices);
-  app.add_option("--serial", o.config.serial,
-                 "Serial console: stdio (default), null, pty, file:PATH or socket:PATH")
+  app.add_option(
+         "--serial", o.config.serial,
+         "Serial console: stdio (default, if no --console is there), null, pty, file:PATH or socket:PATH")
       ->type_name("WHERE")
       ->group(devices);
 

@@ -45,7 +45,7 @@ bool asks_disk(const MachineConfig& config) {
 BootChoice choose_boot(const MachineConfig& config, const ByteSource* disk) {
   BootChoice choice;
   if (!asks_disk(config) || disk == nullptr) {
-    choice.cmdline = config.cmdline ? *config.cmdline : default_command_line({});
+    choice.cmdline = config.cmdline ? *config.cmdline : default_command_line({}, kernel_console(config));
     add(choice.cmdline, config.append);
     return choice;
   }
@@ -66,7 +66,7 @@ BootChoice choose_boot(const MachineConfig& config, const ByteSource* disk) {
     choice.cmdline = config.cmdline ? *config.cmdline : boot->cmdline;
     choice.flatcar = std::move(*boot);
   } else {
-    choice.cmdline = default_command_line(find_root_device(*disk, "/dev/vda"));
+    choice.cmdline = default_command_line(find_root_device(*disk, "/dev/vda"), kernel_console(config));
   }
   add(choice.cmdline, config.append);
   return choice;

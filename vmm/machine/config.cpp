@@ -11,6 +11,7 @@
 #include "vmm/machine/address_map.h"
 #include "vmm/machine/fw_cfg_config.h"
 #include "vmm/machine/identity.h"
+#include "vmm/machine/serial_config.h"
 
 namespace minivmm {
 
@@ -107,6 +108,7 @@ void check_config(const MachineConfig& config) {
     throw ConfigError(fmt::format("--memory: {} is not a whole number of huge pages of {}",
                                   format_size(config.memory), format_size(huge)));
   }
+  check_stdio(config);
   fw_cfg_entries(config);
   check_identity(config);
 }

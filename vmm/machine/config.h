@@ -63,8 +63,8 @@ struct MachineConfig {
   CpuModel cpu;
   Transport transport = Transport::pci;
   std::vector<VirtioConfig> virtio;
-  std::string serial = "stdio";     // "stdio", "null", "pty", "file:PATH", "socket:PATH"
-  std::string ignition;             // a file for fw_cfg under Ignition's names; empty: none
+  std::string serial;    // "stdio", "null", "pty", "file:PATH", "socket:PATH"; empty: serial_place()
+  std::string ignition;  // a file for fw_cfg under Ignition's names; empty: none
   std::vector<FwCfgConfig> fw_cfg;  // with neither, the machine has no fw_cfg device
   std::optional<Uuid> uuid;         // none: derived (identity.h)
   std::string serial_number;        // of the system; empty: its UUID
@@ -89,6 +89,13 @@ std::string machine_name(const MachineConfig&);
 // What the machine's addresses and identifiers are derived from: the name, or without one the absolute path
 // of the first disk or of the kernel, so that machines without names differ as long as their disks do.
 std::string machine_identity(const MachineConfig&);
+// Where the first serial port is: where the configuration says, else on standard input and output, unless a
+// console is there. Throws ConfigError for a console's spec that makes no sense.
+std::string serial_place(const MachineConfig&);
+bool console_on_stdio(const MachineConfig&);  // or a port with a name
+// What Linux calls the console that a person looks at: the one on standard input and output ("hvc0"), else
+// the first serial port ("ttyS0").
+std::string kernel_console(const MachineConfig&);
 
 // Throws ConfigError on values that make no sense wherever they run.
 void check_config(const MachineConfig&);

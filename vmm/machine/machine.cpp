@@ -12,6 +12,7 @@
 #include "boot/kernel_image.h"
 #include "boot/smbios.h"
 #include "devices/block/disk_set.h"
+#include "virtio/device/console.h"
 #include "virtio/transport_common.h"
 #include "vmm/core/bus.h"
 #include "vmm/core/stall_sink.h"
@@ -53,6 +54,7 @@ class KvmMachine final : public Machine, public VcpuEvents, private StallSink {
   void resume() override;
   void resize_disk(unsigned index, uint64_t bytes) override;
   void rescan_disks() override;
+  void resize_terminal(uint16_t columns, uint16_t rows) override;
   MachineStats stats() const override;
   const std::string& cmdline() const override { return plan_.cmdline; }
 
@@ -62,7 +64,7 @@ class KvmMachine final : public Machine, public VcpuEvents, private StallSink {
   void stalled(std::string_view what) override;
   void going_on() override;
   void apply_hold();
-  void hold_vcpus();  // asks all to park; any thread, does not wait
+  void hold_vcpus();               // asks all to park; any thread, does not wait
   void end(MachineEnd how);
   void load_kernel(bool memory_is_zero);
   void reset_now();
@@ -91,11 +93,11 @@ class KvmMachine final : public Machine, public VcpuEvents, private StallSink {
   std::atomic<bool> reset_pending_{false};
   std::atomic<uint64_t> resets_{0};
   std::mutex end_mutex_;
-  std::optional<MachineEnd> end_;    // under end_mutex_; the first one counts
-  std::mutex life_mutex_;            // held while vCPUs are being parked, reset or resumed
-  bool paused_ = false;              // by pause(), under life_mutex_
-  std::atomic<unsigned> stalls_{0};  // devices that cannot go on
-  bool held_ = false;                // for either reason, as far as carried out; under life_mutex_
+  std::optional<MachineEnd> end_;                // under end_mutex_; the first one counts
+  std::mutex life_mutex_;                        // held while vCPUs are being parked, reset or resumed
+  bool paused_ = false;                          // by pause(), under life_mutex_
+  std::atomic<unsigned> stalls_{0};              // devices that cannot go on
+  bool held_ = false;  // for either reason, as far as carried out; under life_mutex_
 };
 
 KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
@@ -108,7 +110,8 @@ KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
       initrd_(config_.initrd.empty() ? nullptr : std::make_shared<const Initrd>(config_.initrd)),
       memory_(plan_.ram, config_.memory_options),
       vm_(kvm_, memory_, {.identity_map = address_map::kKvmIdentityMap, .tss = address_map::kKvmTss}),
-      serial_(make_serial(config_.serial, loop_, log_, hooks_)) {
+      serial_(hooks_.serial ? hooks_.serial(loop_, log_)
+                            : make_serial("--serial", serial_place(config_), loop_, log_, hooks_)) {
   if (config_.cpus > kvm_.max_vcpus()) {
     throw ConfigError(
         fmt::format("--cpus {}: this host's KVM gives a machine {} at most", config_.cpus, kvm_.max_vcpus()));
@@ -121,8 +124,12 @@ KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
                       .on_power_off = [this] { end({MachineEnd::Reason::powered_off, ""}); },
                       .on_reset = [this] { reset(); }},
       make_fw_cfg(config_, memory_, log_));
+  const auto make_console = [this](const std::string& where) {
+    return make_serial("--console", where, loop_, log_, hooks_);
+  };
   virtio_ = make_virtio_bus(
-      {vm_, memory_, pio_, mmio_, loop_, log_, *disks_, *this, machine_identity(config_)}, config_, plan_);
+      {vm_, memory_, pio_, mmio_, loop_, log_, *disks_, *this, machine_identity(config_), make_console},
+      config_, plan_);
   disks_.reset();
   for (uint32_t index = 0; index < config_.cpus; ++index) {
     vcpus_.push_back(std::make_unique<Vcpu>(vm_, index, cpuid_, pio_, mmio_, *this));
@@ -309,6 +316,14 @@ void KvmMachine::rescan_disks() {
       log_.write(LogLevel::warn,
                  fmt::format("{}: {}", transport->device().state_name(), resized.error().what));
     }
+  }
+}
+
+void KvmMachine::resize_terminal(uint16_t columns, uint16_t rows) {
+  // A console has a device of its own, and only one can be on the terminal; the others have no use for it.
+  for (VirtioTransport* transport : virtio_->transports()) {
+    auto* const console = dynamic_cast<VirtioConsole*>(&transport->device());
+    if (console != nullptr && console->set_size(columns, rows)) transport->tell_config_changed();
   }
 }
 

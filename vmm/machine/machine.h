@@ -20,6 +20,8 @@ namespace minivmm {
 struct MachineHooks {
   // Makes the first serial port's back end instead of MachineConfig::serial.
   std::function<std::unique_ptr<SerialBackend>(EventLoop&, Log&)> serial;
+  // Makes the back end of the one serial port or console that is on "stdio".
+  std::function<std::unique_ptr<SerialBackend>(EventLoop&, Log&, SlowReader)> terminal = {};
   // One line for a person: "serial0 is on /dev/pts/3". On the event loop's thread or in create().
   std::function<void(const std::string&)> notice;
 };
@@ -73,6 +75,8 @@ class Machine {
   // Looks whether raw disks' files or devices have another size by now, and tells the guest of those that
   // have.
   virtual void rescan_disks() = 0;
+  // The terminal on which the console is (--console stdio) has this size now.
+  virtual void resize_terminal(uint16_t columns, uint16_t rows) = 0;
   virtual MachineStats stats() const = 0;
   // As planned; a machine that boots from a Flatcar disk looks into it anew at each reset.
   virtual const std::string& cmdline() const = 0;

@@ -84,24 +84,48 @@ void add_virtio(MachinePlan& plan, bool pci, const VirtioConfig& device) {
   const auto slot = static_cast<uint32_t>(plan.virtio.size() + (pci ? 1 : 0));
   const std::string name = fmt::format("virtio-{}.{}", device.type, index);
   plan.virtio.push_back({device, index, slot});
+  std::string shown = device.spec;
+  std::ranges::replace(shown, '\n', ' ');
   if (pci) {
-    plan.devices.push_back({name, Space::pci, slot, 0, {}, device.spec});
+    plan.devices.push_back({name, Space::pci, slot, 0, {}, shown});
   } else {
-    plan.devices.push_back(
-        {name, Space::mmio, address_map::kVirtioMmio.base + slot * address_map::kVirtioMmioStride,
-         address_map::kVirtioMmioStride, address_map::kVirtioMmioGsis.at(slot), device.spec});
+    plan.devices.push_back({name, Space::mmio,
+                            address_map::kVirtioMmio.base + slot * address_map::kVirtioMmioStride,
+                            address_map::kVirtioMmioStride, address_map::kVirtioMmioGsis.at(slot), shown});
   }
+}
+
+// The devices to be: each spec that does not say none, and one for those that share theirs.
+std::vector<VirtioConfig> virtio_devices(const MachineConfig& config) {
+  std::vector<VirtioConfig> devices;
+  std::map<std::string, size_t> shared;  // type to its place in `devices`
+  for (const VirtioConfig& device : config.virtio) {
+    if (says_none(device)) continue;
+    const auto type = std::ranges::find(virtio_device_types(), device.type, &VirtioDeviceType::name);
+    const bool known = type != virtio_device_types().end();
+    if (known && type->check != nullptr) type->check(device.spec, config.memory);
+    const bool joins = known && type->joins != nullptr && type->joins(device.spec);
+    const auto other = joins ? shared.find(device.type) : shared.end();
+    if (other != shared.end()) {
+      devices[other->second].spec += "\n" + device.spec;
+      continue;
+    }
+    if (joins) shared.emplace(device.type, devices.size());
+    devices.push_back(device);
+  }
+  return devices;
 }
 
 void plan_virtio(MachinePlan& plan, const MachineConfig& config) {
   const bool pci = config.transport == Transport::pci;
-  const size_t wanted = config.virtio.size() + (config.cloud_init.wanted() ? 1 : 0);
+  const std::vector<VirtioConfig> devices = virtio_devices(config);
+  const size_t wanted = devices.size() + (config.cloud_init.wanted() ? 1 : 0);
   if (wanted > most_virtio(pci)) {
     throw ConfigError(fmt::format("{} virtio devices are too many: --transport {} has room for {}", wanted,
                                   pci ? "pci" : "mmio", most_virtio(pci)));
   }
-  for (const VirtioConfig& device : config.virtio) {
-    if (!says_none(device)) add_virtio(plan, pci, device);
+  for (const VirtioConfig& device : devices) {
+    add_virtio(plan, pci, device);
   }
 }
 

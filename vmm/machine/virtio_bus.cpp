@@ -30,7 +30,8 @@ std::unique_ptr<VirtioDevice> create_device(const VirtioBus::Host& host, const M
                                             .time = host.time,
                                             .disks = &host.disks,
                                             .stalls = &host.stalls,
-                                            .machine = host.identity});
+                                            .machine = host.identity,
+                                            .serial = host.serial});
 }
 
 void close_device(VirtioTransport& transport, std::string& failures) {

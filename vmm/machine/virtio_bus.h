@@ -1,6 +1,7 @@
 // The machine's virtio devices behind one transport: on the PCI bus, or each in an MMIO window of its own.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,6 +17,7 @@ namespace minivmm {
 
 class BlockBackend;
 class DiskSet;
+class SerialBackend;
 class VirtioDevice;
 class StallSink;
 class VirtioTransport;
@@ -33,6 +35,7 @@ class VirtioBus {
     DiskSet& disks;
     StallSink& stalls;
     std::string_view identity;  // machine_identity(); outlives the call that creates the devices
+    std::function<std::unique_ptr<SerialBackend>(const std::string& where)> serial;  // of console ports
   };
   virtual ~VirtioBus() = default;  // stops every queue
 

@@ -48,12 +48,21 @@ class FakePort final : public SerialPort {
     changed_.notify_all();
   }
 
+  void peer_changed() override {
+    const std::scoped_lock lock(mutex_);
+    ++peer_changes_;
+    changed_.notify_all();
+  }
+
   void set_room(size_t room) {
     const std::scoped_lock lock(mutex_);
     room_ = room;
   }
   bool wait_received(size_t count) {
     return wait([&] { return received_.size() >= count; });
+  }
+  bool wait_peer_changes(int count) {
+    return wait([&] { return peer_changes_ >= count; });
   }
   bool wait_drained(int more_than) {
     return wait([&] { return drained_ > more_than; });
@@ -77,6 +86,7 @@ class FakePort final : public SerialPort {
   size_t room_ = SIZE_MAX;
   std::string received_;
   int drained_ = 0;
+  int peer_changes_ = 0;
 };
 
 struct Pipe {
@@ -218,6 +228,23 @@ TEST_F(Backend, BoundsOutputToAReaderThatDoesNotReadAndLosesNone) {
       ASSERT_TRUE(port.wait_drained(drained));
     }
   }
+  stop();
+}
+
+TEST_F(Backend, LosesOutputToAReaderThatSleepsWhereItMayNotHoldTheGuest) {
+  const Pipe out;
+  auto backend = make_fd_serial(loop, log, -1, out.write.get(), {}, SlowReader::loses_output);
+  backend->connect(&port);
+  start();
+  ASSERT_TRUE(send(*backend, std::string(1 << 20, 'x'))) << "it waits a second, then the oldest goes";
+  backend->write(bytes("NEWEST"));
+  std::string got;
+  while (got.find("NEWEST") == std::string::npos) {
+    const std::string one = read_exactly(out.read.get(), 1);
+    ASSERT_EQ(one.size(), 1U);
+    got += one;
+  }
+  EXPECT_LE(got.size(), 256U << 10);
   stop();
 }
 
@@ -390,6 +417,22 @@ TEST_F(Backend, ServesOneSocketClientAfterAnother) {
   EXPECT_EQ(port.received(), "AB");
   backend->write(bytes("two"));
   EXPECT_EQ(read_exactly(second.get(), 3), "two");
+  stop();
+}
+
+TEST_F(Backend, TellsWhetherSomebodyIsAtTheSocket) {
+  const std::string name = path("serial.sock");
+  auto backend = make_socket_serial(loop, log, name);
+  backend->connect(&port);
+  start();
+  EXPECT_FALSE(backend->has_peer());
+  UniqueFd client = dial(name);
+  ASSERT_TRUE(port.wait_peer_changes(1));
+  EXPECT_TRUE(backend->has_peer());
+  client.reset();
+  ASSERT_TRUE(port.wait_peer_changes(2));
+  EXPECT_FALSE(backend->has_peer());
+  EXPECT_TRUE(make_null_serial()->has_peer());  // nobody can tell
   stop();
 }
 

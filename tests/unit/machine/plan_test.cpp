@@ -61,6 +61,57 @@ TEST(Plan, ValuesThatMakeNoSenseAreUsageErrors) {
   EXPECT_THROW(c.set_memory("1G,hugepages=3M"), ConfigError);
 }
 
+TEST(Plan, OnlyOneOfSerialAndConsolesIsOnStdio) {
+  MachineConfig c = config();
+  EXPECT_EQ(serial_place(c), "stdio");
+  c.virtio.push_back({"console", "stdio"});
+  EXPECT_EQ(serial_place(c), "null");
+  EXPECT_NO_THROW(plan_machine(c, 40));
+  c.serial = "stdio";
+  EXPECT_THROW(plan_machine(c, 40), ConfigError);
+  c.serial = "pty";
+  EXPECT_EQ(serial_place(c), "pty");
+  c.virtio.push_back({"console", "stdio,name=org.example.x"});
+  EXPECT_THROW(plan_machine(c, 40), ConfigError);
+}
+
+TEST(Plan, DevicesWhoseSpecsMakeNoSenseAreRefusedBeforeAnythingIsMade) {
+  using Spec = std::pair<const char*, const char*>;
+  for (const auto& [type, spec] : {Spec{"vsock", "cid=2"}, Spec{"balloon", "size=9T"},
+                                   Spec{"rng", "rate=fast"}, Spec{"console", "null,name=a/b"}}) {
+    MachineConfig c = config();
+    c.virtio.push_back({type, "off"});
+    EXPECT_NO_THROW(plan_machine(c, 40));
+    c.virtio.push_back({type, spec});
+    EXPECT_THROW(plan_machine(c, 40), ConfigError) << spec;
+  }
+}
+
+TEST(Plan, AConsoleOnStdioIsTheKernelsConsole) {
+  MachineConfig c = config();
+  c.cmdline.reset();
+  EXPECT_EQ(plan_machine(c, 40).cmdline, "console=ttyS0 panic=-1");
+  c.virtio.push_back({"console", "pty"});
+  EXPECT_EQ(plan_machine(c, 40).cmdline, "console=ttyS0 panic=-1");
+  c.virtio.push_back({"console", "stdio,name=org.example.x"});
+  EXPECT_EQ(plan_machine(c, 40).cmdline, "console=ttyS0 panic=-1");
+  c.virtio.back().spec = "stdio";
+  EXPECT_EQ(plan_machine(c, 40).cmdline, "console=hvc1 panic=-1");
+  c.virtio.erase(c.virtio.begin());
+  EXPECT_EQ(plan_machine(c, 40).cmdline, "console=hvc0 panic=-1");
+}
+
+TEST(Plan, ConsolePortsWithNamesShareADevice) {
+  MachineConfig c = config();
+  for (const char* spec : {"pty", "null,name=a", "off", "null,name=b", "null"})
+    c.virtio.push_back({"console", spec});
+  const MachinePlan plan = plan_machine(c, 40);
+  ASSERT_EQ(plan.virtio.size(), 3U);
+  EXPECT_EQ(plan.virtio[1].config.spec, "null,name=a\nnull,name=b");
+  EXPECT_EQ(plan.virtio[2].config.spec, "null");
+  EXPECT_EQ(plan.virtio[2].index, 2U);
+}
+
 TEST(Plan, NoTwoDevicesShareAnAddressOrAnInterrupt) {
   MachineConfig c = config();
   c.transport = Transport::mmio;
