@@ -36,6 +36,9 @@ class Chain {
   Result<void> readable_slices(uint64_t offset, uint64_t len, IoVec& out) const;
   Result<void> writable_slices(uint64_t offset, uint64_t len, IoVec& out) const;
 
+  // The writable part in guest addresses, buffer by buffer: for a device to which the places matter.
+  std::span<const GuestMemory::Range> writable_ranges() const { return buffers_->written; }
+
  private:
   friend class Virtqueue;
   friend class ChainWalker;

@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "virtio/device/balloon.h"
 #include "virtio/device/blk.h"
 #include "virtio/device/console.h"
 #include "virtio/device/net.h"
@@ -11,7 +12,10 @@
 namespace minivmm {
 
 std::span<const VirtioDeviceType> virtio_device_types() {
-  static constexpr std::array kTypes{kVirtioBlkType, kVirtioNetType, kVirtioRngType, kVirtioConsoleType, kVirtioVsockType};
+  static constexpr std::array kTypes{
+      kVirtioBlkType,     kVirtioNetType,   kVirtioRngType,
+      kVirtioConsoleType, kVirtioVsockType, kVirtioBalloonType,
+  };
   return kTypes;
 }
 

@@ -22,6 +22,7 @@ class SerialBackend;
 struct CreateContext {
   unsigned index = 0;   // of this type in the machine: the state is named "virtio-blk.<index>"
   unsigned cpus = 1;    // for the number of queues where the user does not say
+  uint64_t memory = 0;  // bytes of RAM, for what makes no sense past it; 0: not known
   Log& log;
   TimeSource& time;
   DiskSet* disks = nullptr;       // what has been opened already; null: nothing has

@@ -78,6 +78,7 @@ inline constexpr uint16_t kDeviceNet = 1;
 inline constexpr uint16_t kDeviceBlock = 2;
 inline constexpr uint16_t kDeviceConsole = 3;
 inline constexpr uint16_t kDeviceEntropy = 4;
+inline constexpr uint16_t kDeviceBalloon = 5;
 inline constexpr uint16_t kDeviceSocket = 19;
 
 // 4.1 virtio over PCI

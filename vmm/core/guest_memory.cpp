@@ -1,5 +1,6 @@
 #include "vmm/core/guest_memory.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -35,6 +36,7 @@ GuestMemory::GuestMemory(std::span<const Range> ranges, const Options& options) 
     size_ += range.size;
   }
   const bool hugetlb = hugetlb_flags(options.hugepages) != 0;
+  if (hugetlb) host_page_ = options.hugepages == HugePages::hugetlb_1g ? kGiantPage : kLargePage;
   // Huge pages are reserved at once: without that, a page that cannot be had is a SIGBUS while the guest
   // runs.
   int flags = hugetlb ? hugetlb_flags(options.hugepages) : MAP_NORESERVE;
@@ -142,6 +144,30 @@ Result<std::byte*> GuestMemory::contiguous(Gpa address, uint64_t len) const {
 
 Result<void> GuestMemory::slices(Gpa address, uint64_t len, Access /*access*/, IoVec& out) const {
   return for_each_piece(address, len, [&out](std::byte* host, uint64_t n) { out.push_back({host, n}); });
+}
+
+Result<void> GuestMemory::discard(Gpa address, uint64_t len) {
+  bool refused = false;
+  const auto done = for_each_piece(address, len, [&](std::byte* host, uint64_t n) {
+    // Rounded inwards. Regions begin on host pages, so that the address shows where one begins.
+    const uint64_t from = (reinterpret_cast<uint64_t>(host) + host_page_ - 1) / host_page_ * host_page_;
+    const uint64_t to = (reinterpret_cast<uint64_t>(host) + n) / host_page_ * host_page_;
+    if (from >= to) return;
+    auto* const start = host + (from - reinterpret_cast<uint64_t>(host));
+    const Region& region = *std::ranges::find_if(
+        regions_, [start](const Region& r) { return start >= r.host && start < r.host + r.size; });
+    const auto offset = static_cast<uint64_t>(start - region.host);
+    // Of shared memory a page has to leave the file, or every other process that maps it still has it.
+    const int result =
+        file_ ? ::fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                            static_cast<off_t>(region.file_offset + offset), static_cast<off_t>(to - from))
+              : ::madvise(start, to - from, MADV_DONTNEED);
+    if (result != 0) refused = true;
+    mark_dirty(region.base + offset, to - from);
+  });
+  if (!done) return done;
+  if (refused) return fail(Errc::io, "the host did not take guest memory back");
+  return {};
 }
 
 void GuestMemory::start_dirty_tracking() {

@@ -96,6 +96,12 @@ class GuestMemory {
   Result<void> slices(Gpa, uint64_t len, Access, IoVec& out) const;
   bool contains(Gpa, uint64_t len) const;
 
+  // Gives the range's whole host pages back to the host; they read as zeroes from then on, and count as
+  // written. What there is of a host page at either end stays as it is. Errc::out_of_range outside RAM,
+  // having changed nothing; Errc::io: the host did not take them. Any thread.
+  Result<void> discard(Gpa, uint64_t len);
+  uint64_t host_page() const { return host_page_; }  // bytes of the smallest piece discard() can give back
+
   // The VMM's own writes since tracking started: KVM's dirty log does not see them.
   void start_dirty_tracking();
   void stop_dirty_tracking();
@@ -125,6 +131,7 @@ class GuestMemory {
   Mapping mapping_;  // holds all regions, and slack for their alignment
   std::vector<Region> regions_;
   uint64_t size_ = 0;
+  uint64_t host_page_ = kPageSize;
   std::vector<std::atomic<uint64_t>> dirty_;
   std::atomic<bool> tracking_{false};
 };

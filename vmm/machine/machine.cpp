@@ -12,9 +12,11 @@
 #include "boot/kernel_image.h"
 #include "boot/smbios.h"
 #include "devices/block/disk_set.h"
+#include "virtio/device/balloon.h"
 #include "virtio/device/console.h"
 #include "virtio/transport_common.h"
 #include "vmm/core/bus.h"
+#include "vmm/core/spec_string.h"
 #include "vmm/core/stall_sink.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/kvm.h"
@@ -54,6 +56,8 @@ class KvmMachine final : public Machine, public VcpuEvents, private StallSink {
   void resume() override;
   void resize_disk(unsigned index, uint64_t bytes) override;
   void rescan_disks() override;
+  void set_balloon(uint64_t bytes) override;
+  BalloonStats balloon_stats(std::chrono::milliseconds patience) override;
   void resize_terminal(uint16_t columns, uint16_t rows) override;
   MachineStats stats() const override;
   const std::string& cmdline() const override { return plan_.cmdline; }
@@ -64,6 +68,7 @@ class KvmMachine final : public Machine, public VcpuEvents, private StallSink {
   void stalled(std::string_view what) override;
   void going_on() override;
   void apply_hold();
+  VirtioBalloon* balloon() const;  // null: there is none
   void hold_vcpus();               // asks all to park; any thread, does not wait
   void end(MachineEnd how);
   void load_kernel(bool memory_is_zero);
@@ -92,8 +97,9 @@ class KvmMachine final : public Machine, public VcpuEvents, private StallSink {
 
   std::atomic<bool> reset_pending_{false};
   std::atomic<uint64_t> resets_{0};
-  std::mutex end_mutex_;
+  mutable std::mutex end_mutex_;
   std::optional<MachineEnd> end_;                // under end_mutex_; the first one counts
+  std::optional<BalloonStats> last_of_balloon_;  // once run() is over; under end_mutex_
   std::mutex life_mutex_;                        // held while vCPUs are being parked, reset or resumed
   bool paused_ = false;                          // by pause(), under life_mutex_
   std::atomic<unsigned> stalls_{0};              // devices that cannot go on
@@ -186,9 +192,12 @@ MachineEnd KvmMachine::run() {
   const std::scoped_lock life_lock(life_mutex_);
   park_all();
   for (const auto& vcpu : vcpus_) vcpu->stop();
+  std::optional<BalloonStats> told;
+  if (balloon() != nullptr) told = balloon()->stats({});
   const std::string unsaved = virtio_->close();  // what the guest has handed over is on the disk
   serial_->flush();
   const std::scoped_lock lock(end_mutex_);
+  last_of_balloon_ = told;
   MachineEnd end = end_.value_or(MachineEnd{});
   if (!unsaved.empty()) {
     end.message += fmt::format("{}a disk could not be closed: {}", end.message.empty() ? "" : "; ", unsaved);
@@ -319,6 +328,30 @@ void KvmMachine::rescan_disks() {
   }
 }
 
+void KvmMachine::set_balloon(uint64_t bytes) {
+  VirtioTransport* const balloon = virtio_->find("virtio-balloon.0");
+  if (balloon == nullptr)
+    throw HostError(ENODEV, "cannot size the balloon: start the machine with --balloon on");
+  if (bytes >= memory_.size()) {
+    throw HostError(EINVAL, fmt::format("cannot size the balloon to {}: the guest has {} in all",
+                                        format_size(bytes), format_size(memory_.size())));
+  }
+  if (auto resized = balloon->resize(bytes); !resized) {
+    throw HostError(EINVAL, fmt::format("cannot size the balloon: {}", resized.error().what));
+  }
+}
+
+VirtioBalloon* KvmMachine::balloon() const {
+  VirtioTransport* const transport = virtio_->find("virtio-balloon.0");
+  return transport == nullptr ? nullptr : dynamic_cast<VirtioBalloon*>(&transport->device());
+}
+
+BalloonStats KvmMachine::balloon_stats(std::chrono::milliseconds patience) {
+  if (balloon() == nullptr)
+    throw HostError(ENODEV, "there is no balloon: start the machine with --balloon on");
+  return balloon()->stats(patience);
+}
+
 void KvmMachine::resize_terminal(uint16_t columns, uint16_t rows) {
   // A console has a device of its own, and only one can be on the terminal; the others have no use for it.
   for (VirtioTransport* transport : virtio_->transports()) {
@@ -329,6 +362,11 @@ void KvmMachine::resize_terminal(uint16_t columns, uint16_t rows) {
 
 MachineStats KvmMachine::stats() const {
   MachineStats stats;
+  {
+    const std::scoped_lock lock(end_mutex_);
+    stats.balloon = last_of_balloon_;
+  }
+  if (!stats.balloon && balloon() != nullptr) stats.balloon = balloon()->stats({});
   for (const auto& vcpu : vcpus_) {
     MachineStats::Vcpu& entry = stats.vcpus.emplace_back();
     entry.index = vcpu->index();

@@ -1,14 +1,17 @@
 // One virtual machine: composition and life cycle. docs/architecture.md, "A machine's life", has the states.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "devices/serial_backend.h"
+#include "vmm/core/balloon_stats.h"
 #include "vmm/core/event_loop.h"
 #include "vmm/core/log.h"
 #include "vmm/kvm/exit_stats.h"
@@ -45,6 +48,7 @@ struct MachineStats {
   std::vector<Vcpu> vcpus;
   std::vector<std::pair<std::string, uint64_t>> devices;  // accesses that left the guest, most first
   uint64_t resets = 0;
+  std::optional<BalloonStats> balloon;  // the newest there are; of a machine that has ended, the last
 };
 
 class Machine {
@@ -75,6 +79,12 @@ class Machine {
   // Looks whether raw disks' files or devices have another size by now, and tells the guest of those that
   // have.
   virtual void rescan_disks() = 0;
+  // Asks the guest to give up so many bytes of its memory (0: none), which then are the host's. Throws
+  // HostError: there is no balloon (--balloon), or the guest has no more than that.
+  virtual void set_balloon(uint64_t bytes) = 0;
+  // Asks the guest how it fares for memory and waits for the answer, `patience` at most. Throws HostError:
+  // there is no balloon. Not from the loop's callbacks: it waits.
+  virtual BalloonStats balloon_stats(std::chrono::milliseconds patience) = 0;
   // The terminal on which the console is (--console stdio) has this size now.
   virtual void resize_terminal(uint16_t columns, uint16_t rows) = 0;
   virtual MachineStats stats() const = 0;

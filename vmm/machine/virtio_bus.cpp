@@ -26,6 +26,7 @@ std::unique_ptr<VirtioDevice> create_device(const VirtioBus::Host& host, const M
     throw ConfigError(fmt::format("there is no virtio device type '{}'", planned.config.type));
   return type->create(planned.config.spec, {.index = planned.index,
                                             .cpus = config.cpus,
+                                            .memory = config.memory,
                                             .log = host.log,
                                             .time = host.time,
                                             .disks = &host.disks,

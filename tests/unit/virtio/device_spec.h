@@ -16,7 +16,7 @@ namespace minivmm::test {
 
 class DeviceSpec : public testing::Test {
  protected:
-  CreateContext context() { return {.index = 0, .cpus = 1, .log = log_, .time = time_}; }
+  CreateContext context() { return {.index = 0, .cpus = 1, .memory = 1 << 30, .log = log_, .time = time_}; }
   // The first bytes of the device configuration space, as a number.
   static uint64_t config(const VirtioDevice& device, size_t bytes) {
     std::array<std::byte, 8> out{};
