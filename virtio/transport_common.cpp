@@ -18,7 +18,8 @@ VirtioTransport::VirtioTransport(std::unique_ptr<VirtioDevice> device, Transport
       memory_(memory),
       log_(log),
       traits_(device_->traits()),
-      name_(device_->state_name()) {
+      name_(device_->state_name()),
+      calls_(traits_.queue_sizes.size()) {
   for (const uint16_t size : traits_.queue_sizes) {
     queues_.push_back(std::make_unique<Queue>());
     queues_.back()->layout.size = size;
@@ -31,8 +32,9 @@ VirtioTransport::~VirtioTransport() {
 }
 
 uint64_t VirtioTransport::offered() const {
-  return traits_.features | virtio::kFeatureVersion1 | virtio::kFeatureEventIdx |
-         virtio::kFeatureIndirectDesc | virtio::kFeatureRingReset;
+  return traits_.features | ((virtio::kFeatureVersion1 | virtio::kFeatureEventIdx |
+                              virtio::kFeatureIndirectDesc | virtio::kFeatureRingReset) &
+                             ~traits_.unknown);
 }
 
 uint32_t VirtioTransport::device_features(uint32_t select) const {
@@ -209,6 +211,28 @@ bool VirtioTransport::reset_queue(uint16_t queue) {
 void VirtioTransport::config_changed() {
   generation_.fetch_add(1, std::memory_order_release);  // pairs with the acquire in config_generation()
   wires_.config_changed();
+}
+
+Result<void> VirtioTransport::set_calls(uint16_t queue, const QueueCalls* calls) {
+  if (const QueueCalls* before = std::exchange(calls_[queue], nullptr); before != nullptr) {
+    wires_.route_call(queue, -1);
+    relay_.remove(before->used);
+    relay_.remove(before->error);
+  }
+  if (calls == nullptr) return {};
+  auto added = relay_.add(calls->used, [this, queue] { used(queue); });
+  if (!added) return added;
+  added = relay_.add(calls->error, [this] {
+    guest_fault("whoever works on its queues cannot make sense of one");
+    needs_reset();
+  });
+  if (!added) {
+    relay_.remove(calls->used);
+    return added;
+  }
+  calls_[queue] = calls;
+  wires_.route_call(queue, calls->used.fd());
+  return {};
 }
 
 void VirtioTransport::needs_reset() {

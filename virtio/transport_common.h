@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "virtio/call_relay.h"
 #include "virtio/virtio_device.h"
 #include "vmm/core/device.h"
 #include "vmm/core/fd.h"
@@ -26,6 +27,9 @@ class TransportWires {
   virtual void queue_used(uint16_t queue) = 0;
   virtual void config_changed() = 0;
   virtual void wires_reset() = 0;  // interrupts forgotten, vectors unassigned; with all queues stopped
+  // A signal of this eventfd is to interrupt as queue_used() does, wherever that can be without us; elsewhere
+  // the relay calls queue_used(). -1: no more.
+  virtual void route_call(uint16_t /*queue*/, int /*eventfd*/) {}
 };
 
 class VirtioTransport final : public VirtioSignals {
@@ -87,6 +91,7 @@ class VirtioTransport final : public VirtioSignals {
   void used(uint16_t queue) override { wires_.queue_used(queue); }
   void config_changed() override;
   void needs_reset() override;
+  Result<void> set_calls(uint16_t queue, const QueueCalls* calls) override;
 
  private:
   struct Queue {
@@ -122,6 +127,8 @@ class VirtioTransport final : public VirtioSignals {
   bool paused_ = false;
   std::atomic<uint8_t> status_{0};
   std::atomic<uint32_t> generation_{0};
+  std::vector<const QueueCalls*> calls_;  // by queue; under the same rules as set_calls()
+  CallRelay relay_;                       // last: its thread uses the rest
 };
 
 }  // namespace minivmm

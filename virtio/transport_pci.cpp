@@ -74,6 +74,7 @@ VirtioPci::VirtioPci(std::unique_ptr<VirtioDevice> device, MsiSink& sink, GuestM
       config_vector_(pci::kNoVector),
       queue_vectors_(device->traits().queue_sizes.size()),
       msix_(*this, kMsixBar, static_cast<uint16_t>(queue_vectors_.size() + 1), sink, &log),
+      calls_(queue_vectors_.size(), -1),
       transport_(std::move(device), *this, memory, log) {
   MV_CHECK(queue_vectors_.size() * kNotifyMultiplier <= kPartSize);
   for (auto& vector : queue_vectors_) vector = pci::kNoVector;
@@ -213,13 +214,13 @@ void VirtioPci::write_queue_field(uint64_t offset, uint16_t queue, uint32_t v) {
   switch (offset) {
     case pci::kQueueSize: transport_.set_queue_size(queue, v); break;
     case pci::kQueueMsixVector:
-      if (queue < queue_vectors_.size()) queue_vectors_[queue] = checked_vector(v);
+      if (queue < queue_vectors_.size()) set_queue_vector(queue, checked_vector(v));
       break;
     case pci::kQueueEnable:  // 4.1.4.3.2: 0 must not be written; only a reset disables a queue
       v == 1 ? transport_.enable_queue(queue) : transport_.guest_fault("it disabled a queue");
       break;
     case pci::kQueueReset:
-      if (v == 1 && transport_.reset_queue(queue)) queue_vectors_[queue] = pci::kNoVector;
+      if (v == 1 && transport_.reset_queue(queue)) set_queue_vector(queue, pci::kNoVector);
       break;
     case pci::kQueueDesc:
     case pci::kQueueDesc + 4: transport_.set_queue_address(queue, Part::descriptors, high, v); break;
@@ -236,6 +237,23 @@ uint16_t VirtioPci::checked_vector(uint32_t v) {
   if (v < msix_.vectors()) return static_cast<uint16_t>(v);
   if (v != pci::kNoVector) transport_.guest_fault("it named an MSI-X vector that does not exist");
   return pci::kNoVector;
+}
+
+void VirtioPci::set_queue_vector(uint16_t queue, uint16_t vector) {
+  const std::scoped_lock lock(calls_mutex_);
+  const int call = calls_[queue];
+  const uint16_t before = queue_vectors_[queue].exchange(vector);
+  if (call < 0 || before == vector) return;
+  msix_.unbind(before, call);
+  msix_.bind(vector, call);
+}
+
+void VirtioPci::route_call(uint16_t queue, int eventfd) {
+  const std::scoped_lock lock(calls_mutex_);
+  const uint16_t vector = queue_vectors_[queue];
+  if (calls_[queue] >= 0) msix_.unbind(vector, calls_[queue]);
+  calls_[queue] = eventfd;
+  if (eventfd >= 0) msix_.bind(vector, eventfd);
 }
 
 void VirtioPci::queue_used(uint16_t queue) {

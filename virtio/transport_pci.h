@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,7 @@ class VirtioPci final : public PciFunction, private TransportWires {
   void queue_used(uint16_t queue) override;
   void config_changed() override;
   void wires_reset() override;
+  void route_call(uint16_t queue, int eventfd) override;
 
   void add_capabilities();
   uint8_t add_capability(uint8_t type, uint32_t offset, uint32_t length, uint32_t extra, bool has_extra,
@@ -53,6 +55,7 @@ class VirtioPci final : public PciFunction, private TransportWires {
   void write_common(uint64_t offset, uint32_t v);
   void write_queue_field(uint64_t offset, uint16_t queue, uint32_t v);
   uint16_t checked_vector(uint32_t v);
+  void set_queue_vector(uint16_t queue, uint16_t vector);
   bool in_config_window(uint16_t offset, size_t size) const;
   void config_window_access(bool write);
 
@@ -66,6 +69,8 @@ class VirtioPci final : public PciFunction, private TransportWires {
   std::atomic<uint16_t> config_vector_;
   std::vector<std::atomic<uint16_t>> queue_vectors_;  // read by workers
   Msix msix_;
+  std::mutex calls_mutex_;     // before a vector's; what is bound is bound to the queue's vector
+  std::vector<int> calls_;     // by queue; -1: none
   VirtioTransport transport_;  // last: its workers use the rest
 };
 

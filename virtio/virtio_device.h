@@ -26,6 +26,13 @@ struct VirtioTraits {
   uint32_t config_size = 0;           // bytes of the device configuration space (2.5)
   // Bit i: queue i's buffers stay with the device until it has something to tell the guest (a receive queue).
   uint64_t receive_queues = 0;
+  uint64_t unknown = 0;  // of the ring's features, those that its data plane does not know
+};
+
+// By which a data plane outside this process tells of a queue.
+struct QueueCalls {
+  EventFd used;   // buffers have been used
+  EventFd error;  // it cannot make sense of the ring: the device needs a reset
 };
 
 // The transport's end of a device's wires. Thread-safe, lock-free against the transport's own state, never
@@ -36,6 +43,13 @@ class VirtioSignals {
   virtual void used(uint16_t queue) = 0;  // used buffer notification (2.3)
   virtual void config_changed() = 0;      // a new config generation, and its notification (2.5)
   virtual void needs_reset() = 0;         // DEVICE_NEEDS_RESET: the queue is broken (2.1.2)
+
+  // For a data plane outside this process: from here on a signal of `calls->used` does what used(queue) does,
+  // without us where the interrupt can go straight to the guest. Until they are set anew or null, when no
+  // more comes of them; they stay open until then. A device sets null before it gives the queue back.
+  // Errc::io when the host has no thread or descriptor left. In start_queue() and stop_queue(), or where
+  // those cannot run.
+  virtual Result<void> set_calls(uint16_t queue, const QueueCalls* calls) = 0;
 };
 
 // What a running queue needs beside itself. All of it outlives stop_queue().

@@ -251,6 +251,34 @@ bool Virtqueue::enable_kicks() {
   return seen_avail_ != next_avail_ || !given_back_.empty();
 }
 
+Result<uint16_t> Virtqueue::hand_over_index() const {
+  MV_CHECK(in_flight_ == 0 && published_ == next_used_);
+  const auto count = static_cast<uint16_t>(given_back_.size());
+  const auto first = static_cast<uint16_t>(next_avail_ - count);
+  for (uint16_t i = 0; i < count; ++i) {
+    const auto slot = static_cast<uint16_t>(first + i) % layout_.size;
+    const uint16_t head =
+        at<uint16_t>(driver_, virtio::kAvailRing + uint64_t{2} * slot).load(std::memory_order_relaxed);
+    if (head != given_back_[count - 1U - i])  // taken from the back, oldest first
+      return fail(Errc::unsupported, "requests that were taken out of order cannot be handed over");
+  }
+  return first;
+}
+
+void Virtqueue::taken_back(uint16_t next_avail) {
+  given_back_.clear();
+  next_avail_ = seen_avail_ = next_avail;
+  // Acquire: what the other one has written into the ring before is there.
+  next_used_ = at<uint16_t>(device_, virtio::kUsedIdx).load(std::memory_order_acquire);
+  published_ = signalled_ = next_used_;
+  first_publish_ = true;
+  kicks_disabled_ = false;  // where it had them off, the next look at the ring makes up for it
+}
+
+void Virtqueue::taken_back_in_order() {
+  taken_back(at<uint16_t>(device_, virtio::kUsedIdx).load(std::memory_order_acquire));
+}
+
 VirtqueuePosition Virtqueue::position() const {
   MV_CHECK(in_flight_ == 0 && published_ == next_used_);
   return {next_avail_, next_used_, {given_back_.rbegin(), given_back_.rend()}};

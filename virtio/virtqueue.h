@@ -82,6 +82,16 @@ class Virtqueue {
   // Asks for kicks again. True: more came in the meantime, for which no kick will come; look again.
   [[nodiscard]] bool enable_kicks();
 
+  // For a data plane outside this process, with nothing in flight: the available ring's index from which it
+  // has to go on. Errc::unsupported if requests were given back that do not end what was taken: no index says
+  // that.
+  Result<uint16_t> hand_over_index() const;
+  // It has come this far, by what it says; how much it has put into the used ring is what the guest sees.
+  void taken_back(uint16_t next_avail);
+  // It has gone without a word. All that is not in the used ring is done again, which is right where requests
+  // are used in the order in which they were made available.
+  void taken_back_in_order();
+
   const VirtqueueLayout& layout() const { return layout_; }
   // With nothing in flight.
   VirtqueuePosition position() const;

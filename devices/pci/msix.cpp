@@ -75,7 +75,44 @@ void Msix::trigger(uint16_t index) {
   }
 }
 
+void Msix::bind(uint16_t index, int eventfd) {
+  if (index >= count_) return;
+  Vector& vector = vectors_[index];
+  const std::scoped_lock lock(vector.mutex);
+  vector.calls.push_back({eventfd, false});
+  settle_calls(vector);
+}
+
+void Msix::unbind(uint16_t index, int eventfd) {
+  if (index >= count_) return;
+  Vector& vector = vectors_[index];
+  const std::scoped_lock lock(vector.mutex);
+  const auto call = std::ranges::find(vector.calls, eventfd, &Vector::Call::eventfd);
+  if (call == vector.calls.end()) return;
+  if (call->bound) vector.route->unbind(eventfd);
+  vector.calls.erase(call);
+}
+
 void Msix::settle(Vector& vector) {
+  settle_message(vector);
+  settle_calls(vector);
+}
+
+// One that cannot be bound stays with whoever watches it.
+void Msix::settle_calls(Vector& vector) {
+  const bool direct = deliverable(vector) && vector.routed == vector.message;
+  for (Vector::Call& call : vector.calls) {
+    if (call.bound == direct) continue;
+    if (direct) {
+      call.bound = vector.route->bind(call.eventfd).has_value();
+    } else {
+      vector.route->unbind(call.eventfd);
+      call.bound = false;
+    }
+  }
+}
+
+void Msix::settle_message(Vector& vector) {
   if (!deliverable(vector)) return;
   if (!vector.route) {
     auto route = sink_.allocate();
@@ -217,6 +254,7 @@ void Msix::reset() {
     vector.message = {};
     vector.masked = true;
     vector.pending = false;
+    settle_calls(vector);
   }
 }
 

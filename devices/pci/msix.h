@@ -33,6 +33,12 @@ class Msix final : public IoDevice {
   // for vectors that do not exist. Never blocks: one uncontended lock and one eventfd write.
   void trigger(uint16_t vector);
 
+  // From here on a signal of this eventfd sends the vector's message by itself while it can be sent; while it
+  // cannot (masked, MSI-X off, no such vector) the eventfd stays signalled, for whoever then calls trigger().
+  // It stays open until unbind(), which is idempotent.
+  void bind(uint16_t vector, int eventfd);
+  void unbind(uint16_t vector, int eventfd);
+
   uint16_t vectors() const { return count_; }
   bool enabled() const { return (control_.load(std::memory_order_relaxed) & kEnable) != 0; }
   static uint64_t bar_size(uint16_t vectors);  // bytes: the table in its first half, the PBA in its second
@@ -66,10 +72,17 @@ class Msix final : public IoDevice {
     bool pending = false;
     std::unique_ptr<MsiRoute> route;
     std::optional<MsiMessage> routed;  // what `route` sends now
+    struct Call {
+      int eventfd;
+      bool bound;  // to `route`
+    };
+    std::vector<Call> calls;
   };
 
   void control_written();
   void settle(Vector&);  // with its mutex held: routes and delivers what may now be delivered
+  void settle_message(Vector&);
+  void settle_calls(Vector&);
   bool deliverable(const Vector&) const;
   uint32_t table_dword(uint64_t offset) const;
   void set_table_dword(uint64_t offset, uint32_t v);

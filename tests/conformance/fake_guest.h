@@ -2,6 +2,7 @@
 // that brings a device up through either transport.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <bit>
 #include <memory>
@@ -20,8 +21,11 @@ inline constexpr uint64_t kHighSize = 0x100000;
 inline constexpr Gpa kRingArea{0x10000};  // 0x8000 bytes a queue
 inline constexpr Gpa kBuffers{0x80000};   // free for tests, up to the hole
 
-inline GuestMemory holed_memory() {
-  return GuestMemory::anonymous({{Gpa{0}, kLowSize}, {kHighBase, kHighSize}});
+inline GuestMemory holed_memory(bool shared = false) {
+  const std::array<GuestMemory::Range, 2> ranges{{{Gpa{0}, kLowSize}, {kHighBase, kHighSize}}};
+  GuestMemory::Options options;
+  options.shared = shared;
+  return {ranges, options};
 }
 
 // The driver's side of a split virtqueue, with nothing checked.
@@ -78,8 +82,8 @@ class FakeRing {
 
 class FakeGuest {
  public:
-  FakeGuest(TransportKind kind, std::unique_ptr<VirtioDevice> device, Log& log)
-      : memory(holed_memory()),
+  FakeGuest(TransportKind kind, std::unique_ptr<VirtioDevice> device, Log& log, bool shared = false)
+      : memory(holed_memory(shared)),
         sizes(device->traits().queue_sizes),
         receive_queues(device->traits().receive_queues),
         main(static_cast<uint16_t>(std::countr_one(receive_queues))),

@@ -46,7 +46,8 @@ class Msis final : public MsiSink {
       return {};
     }
     void trigger() override { MV_CHECK(routed_); }
-    int fd() const override { return -1; }
+    Result<void> bind(int) override { return {}; }
+    void unbind(int) override {}
 
    private:
     bool routed_ = false;

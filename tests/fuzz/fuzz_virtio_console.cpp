@@ -27,6 +27,7 @@ class Signals final : public VirtioSignals {
  public:
   void used(uint16_t) override {}
   void config_changed() override {}
+  Result<void> set_calls(uint16_t, const QueueCalls*) override { return {}; }
   void needs_reset() override { MV_CHECK(false); }
 };
 

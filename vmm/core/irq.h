@@ -33,7 +33,10 @@ class MsiRoute {
   virtual ~MsiRoute() = default;
   virtual Result<void> route(const MsiMessage&) = 0;  // where the next trigger() goes
   virtual void trigger() = 0;
-  virtual int fd() const = 0;  // an eventfd that does the same as trigger(), for vhost and the like
+  // From here on a signal of this eventfd does what trigger() does, without this process. Errc::no_space: the
+  // host cannot; nothing has changed. After route(); the route outlives it, or unbinds it.
+  virtual Result<void> bind(int eventfd) = 0;
+  virtual void unbind(int eventfd) = 0;  // what was signalled before has been delivered when it returns
 };
 
 class MsiSink {

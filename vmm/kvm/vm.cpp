@@ -68,6 +68,7 @@ class KvmMsiRoute final : public MsiRoute {
   KvmMsiRoute(const KvmMsiRoute&) = delete;
   KvmMsiRoute& operator=(const KvmMsiRoute&) = delete;
   ~KvmMsiRoute() override {
+    for (const int eventfd : foreign_) irqfd(vm_.fd(), eventfd, gsi_, false);
     if (bound_) irqfd(vm_.fd(), event_.fd(), gsi_, false);
     vm_.drop_route(gsi_);
   }
@@ -84,13 +85,25 @@ class KvmMsiRoute final : public MsiRoute {
     return done;
   }
   void trigger() override { event_.signal(); }
-  int fd() const override { return event_.fd(); }
+  Result<void> bind(int eventfd) override {
+    try {
+      irqfd(vm_.fd(), eventfd, gsi_, true);
+    } catch (const HostError&) {
+      return fail(Errc::no_space, "KVM has no irqfd left");
+    }
+    foreign_.push_back(eventfd);
+    return {};
+  }
+  void unbind(int eventfd) override {
+    if (std::erase(foreign_, eventfd) != 0) irqfd(vm_.fd(), eventfd, gsi_, false);
+  }
 
  private:
   Vm& vm_;
   uint32_t gsi_;
   EventFd event_;
-  bool bound_ = false;  // routed for the first time; route() calls come one at a time
+  bool bound_ = false;  // routed for the first time; route(), bind() and unbind() come one at a time
+  std::vector<int> foreign_;
 };
 
 Vm::Vm(const Kvm& kvm, const GuestMemory& memory, const Layout& layout)

@@ -54,6 +54,53 @@ TEST_F(MsixTest, DeliversWhatTheGuestProgrammed) {
   EXPECT_EQ(sink.allocated, 1) << "only the vector in use has a route";
 }
 
+TEST_F(MsixTest, BindsAnEventfdWhileItsMessageCanBeSent) {
+  control(kEnable);
+  message(1, 0x31);
+  msix.bind(1, 77);
+  EXPECT_TRUE(sink.bound.empty()) << "the vector is masked";
+  mask(1, false);
+  EXPECT_EQ(sink.bound, (std::map<int, uint32_t>{{77, 0x31}}));
+  control(kEnable | kMaskAll);
+  EXPECT_TRUE(sink.bound.empty());
+  control(kEnable);
+  EXPECT_EQ(sink.bound.size(), 1U);
+  control(0);
+  EXPECT_TRUE(sink.bound.empty());
+  control(kEnable);
+  msix.unbind(1, 77);
+  EXPECT_TRUE(sink.bound.empty());
+  msix.unbind(1, 77);
+  msix.unbind(999, 77);
+}
+
+TEST_F(MsixTest, SeveralEventfdsMayBeBoundToOneVector) {
+  control(kEnable);
+  message(1, 0x31);
+  mask(1, false);
+  msix.bind(1, 77);
+  msix.bind(1, 78);
+  msix.bind(kMsixNoVector, 79);
+  EXPECT_EQ(sink.bound.size(), 2U);
+  msix.unbind(1, 77);
+  EXPECT_EQ(sink.bound, (std::map<int, uint32_t>{{78, 0x31}}));
+  msix.reset();
+  EXPECT_TRUE(sink.bound.empty());
+}
+
+TEST_F(MsixTest, AnEventfdThatCannotBeBoundStaysWithItsWatcher) {
+  control(kEnable);
+  message(1, 0x31);
+  mask(1, false);
+  sink.refuse_bind = true;
+  msix.bind(1, 77);
+  EXPECT_TRUE(sink.bound.empty());
+  sink.refuse_bind = false;
+  mask(1, true);
+  mask(1, false);
+  EXPECT_EQ(sink.bound.size(), 1U) << "it is tried again";
+}
+
 TEST_F(MsixTest, KeepsAMaskedInterruptPendingAndDeliversItOnce) {
   control(kEnable);
   message(2, 0x32);

@@ -36,7 +36,9 @@ class FakeMsi final : public MsiSink {
   uint64_t last_address = 0;
   int allocated = 0;
   int routed = 0;
+  std::map<int, uint32_t> bound;  // eventfds, with the data of the message they stood for when they were
   bool refuse = false;
+  bool refuse_bind = false;
 
  private:
   class Route final : public MsiRoute {
@@ -51,7 +53,12 @@ class FakeMsi final : public MsiSink {
       ++sink_.delivered[message_.data];
       sink_.last_address = message_.address;
     }
-    int fd() const override { return -1; }
+    Result<void> bind(int eventfd) override {
+      if (sink_.refuse_bind) return fail(Errc::no_space, "out of irqfds");
+      sink_.bound[eventfd] = message_.data;
+      return {};
+    }
+    void unbind(int eventfd) override { sink_.bound.erase(eventfd); }
 
    private:
     FakeMsi& sink_;

@@ -250,6 +250,7 @@ TEST(NetRx, ABackEndThatOnlyFailsIsLeftAloneUntilItsDescriptorSaysSomething) {
     void used(uint16_t) override {}
     void config_changed() override {}
     void needs_reset() override {}
+    Result<void> set_calls(uint16_t, const QueueCalls*) override { return {}; }
   } signals;
   GuestMemory memory = holed_memory();
   Log log;

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "tests/conformance/fake_guest.h"
 #include "vmm/core/state.h"
 
@@ -39,6 +41,67 @@ class VirtqueueTest : public testing::Test {
   Log log_;
   FakeRing ring_{memory_, 16, kRingArea};
 };
+
+TEST_F(VirtqueueTest, IsHandedOverFromTheFirstRequestThatWasNotExecuted) {
+  Virtqueue queue = make();
+  for (const uint16_t head : std::to_array<uint16_t>({0, 4, 8})) {
+    chain(head);
+    ring_.offer(head);
+  }
+  EXPECT_EQ(queue.hand_over_index().value(), 0);
+  queue.complete(pop(queue), 0);
+  EXPECT_TRUE(queue.publish());
+  Chain second = pop(queue);
+  Chain third = pop(queue);
+  queue.give_back(std::move(second));
+  queue.give_back(std::move(third));
+  EXPECT_EQ(queue.hand_over_index().value(), 1);
+}
+
+TEST_F(VirtqueueTest, IsNotHandedOverWithRequestsTakenOutOfOrder) {
+  Virtqueue queue = make();
+  for (const uint16_t head : std::to_array<uint16_t>({0, 4})) {
+    chain(head);
+    ring_.offer(head);
+  }
+  Chain first = pop(queue);
+  queue.complete(pop(queue), 0);
+  EXPECT_TRUE(queue.publish());
+  queue.give_back(std::move(first));
+  EXPECT_EQ(queue.hand_over_index().error().code, Errc::unsupported);
+}
+
+TEST_F(VirtqueueTest, GoesOnWhereTheOneItIsTakenBackFromHasCome) {
+  Virtqueue queue = make();
+  for (const uint16_t head : std::to_array<uint16_t>({0, 4, 8})) {
+    chain(head);
+    ring_.offer(head);
+  }
+  // Somebody else has done the first two.
+  ASSERT_TRUE(memory_.store<uint16_t>(ring_.layout().device + virtio::kUsedIdx, 2));
+  queue.taken_back(2);
+  EXPECT_EQ(queue.position().next_avail, 2);
+  EXPECT_EQ(queue.position().next_used, 2);
+  Chain third = pop(queue);
+  EXPECT_EQ(third.head(), 8);
+  queue.complete(std::move(third), 5);
+  EXPECT_TRUE(queue.publish()) << "what was signalled before is not known";
+  EXPECT_EQ(ring_.used_index(), 3);
+  EXPECT_EQ(ring_.used(2).id, 8U);
+}
+
+TEST_F(VirtqueueTest, DoesAgainWhatOneThatVanishedHadNotUsed) {
+  Virtqueue queue = make();
+  for (const uint16_t head : std::to_array<uint16_t>({0, 4, 8})) {
+    chain(head);
+    ring_.offer(head);
+  }
+  ASSERT_TRUE(memory_.store<uint16_t>(ring_.layout().device + virtio::kUsedIdx, 1));
+  queue.taken_back_in_order();
+  Chain second = pop(queue);
+  EXPECT_EQ(second.head(), 4);
+  queue.give_back(std::move(second));
+}
 
 TEST_F(VirtqueueTest, GivesChainsInOrderAndReturnsThemInTheOrderOfCompletion) {
   Virtqueue queue = make();
