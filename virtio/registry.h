@@ -43,7 +43,7 @@ struct VirtioDeviceType {
   // `spec` is the option's value. Null: the spec says there shall be none ("off"). Throws ConfigError for a
   // spec that makes no sense, HostError for what the host refuses.
   std::unique_ptr<VirtioDevice> (*create)(std::string_view spec, const CreateContext&);
-  // For tests: a spec that works anywhere, with what it needs made in `folder`.
+  // For tests: a spec that works anywhere, with what it needs made in `folder`. Null: none does.
   std::string (*example_spec)(const std::filesystem::path& folder);
   std::string_view absent_spec = "off";  // the spec that says there shall be none; empty: no spec does
   std::string (*full_help)() = nullptr;  // for --help instead of `help`, where it has to be put together
@@ -53,6 +53,9 @@ struct VirtioDeviceType {
   // Throws ConfigError where create() would, for a spec that makes no sense on any host. `memory`: bytes of
   // RAM. Null: create() alone knows.
   void (*check)(std::string_view spec, uint64_t memory) = nullptr;
+  // Whether a device of that spec shares the guest's memory with another process; it is made so that it can
+  // be. Null: none does. Throws ConfigError for a spec that makes no sense.
+  bool (*shares_memory)(std::string_view spec) = nullptr;
 };
 
 std::span<const VirtioDeviceType> virtio_device_types();

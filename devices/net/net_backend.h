@@ -14,6 +14,8 @@
 
 namespace minivmm {
 
+struct NetVhost;
+
 // In front of every frame, in both directions: struct virtio_net_hdr_v1, 12 bytes, little-endian (virtio 1.2,
 // 5.1.6.1). A back end that knows no offloads gives zeroes here and is given none.
 inline constexpr size_t kNetHeaderSize = 12;
@@ -83,6 +85,9 @@ class NetBackend {
   virtual Result<void> use_queue_pairs(uint16_t /*pairs*/) { return {}; }
   // What receive() may give from now on: a part of traits().gives.
   virtual Result<void> allow(NetOffloads /*offloads*/) { return {}; }
+
+  // Where frames do not pass this process: what moves them instead of queue(). Null: queue() does.
+  virtual NetVhost* vhost() { return nullptr; }
 
   virtual bool link_up() const { return true; }
   // `changed` is called on any thread after link_up() changed; replaces the one before. Returns when none of

@@ -34,6 +34,8 @@ class NetFilter : public NetBackend {
   NetQueue& queue(uint16_t index) override { return *queues_[index]; }
   Result<void> use_queue_pairs(uint16_t pairs) override { return below_->use_queue_pairs(pairs); }
   Result<void> allow(NetOffloads offloads) override { return below_->allow(offloads); }
+  // Whoever looks at frames is of no use there: open_net() refuses it.
+  NetVhost* vhost() override { return below_->vhost(); }
   bool link_up() const override { return below_->link_up(); }
   void watch_link(std::function<void()> changed) override { below_->watch_link(std::move(changed)); }
 

@@ -15,13 +15,14 @@
 #include "devices/net/tap/macvtap.h"
 #include "devices/net/tap/open_tap.h"
 #include "devices/net/user/open_user.h"
+#include "devices/net/vhost_user_net.h"
 
 namespace minivmm {
 
 std::span<const NetBackendType> net_backend_types() {
   static constexpr std::array kTypes{
       kNullNetType,    kInternalNetType, kTapNetType,  kHostOnlyNetType,
-      kMacvtapNetType, kPasstNetType,    kUserNetType,
+      kMacvtapNetType, kPasstNetType,    kUserNetType, kVhostUserNetType,
   };
   return kTypes;
 }
@@ -41,6 +42,11 @@ std::string net_help() {
          "pcap=FILE (a capture for Wireshark)";
 }
 
+bool net_shares_memory(std::string_view spec) {
+  const NetBackendType* type = find_net_backend(parse_net_spec(spec).backend);
+  return type != nullptr && type->shares_memory;
+}
+
 std::unique_ptr<NetBackend> open_net(const NetSpec& spec, const NetContext& context) {
   if (spec.backend == kNoNet) return nullptr;
   const NetBackendType* type = find_net_backend(spec.backend);
@@ -49,6 +55,10 @@ std::unique_ptr<NetBackend> open_net(const NetSpec& spec, const NetContext& cont
   if (spec.queues && *spec.queues != net->traits().queue_pairs) {
     throw ConfigError(fmt::format("--net {},queues={}: this network has {}", spec.backend, *spec.queues,
                                   net->traits().queue_pairs));
+  }
+  if (net->vhost() != nullptr && (spec.rate.per_second != 0 || !spec.pcap.empty())) {
+    throw ConfigError(fmt::format("--net {}: {} sees the frames that pass minivmm, and here they do not",
+                                  spec.backend, spec.pcap.empty() ? "rate" : "pcap"));
   }
   if (spec.mtu != 0) net = limit_net_mtu(std::move(net), spec.mtu);
   if (spec.rate.per_second != 0) net = limit_net_rate(std::move(net), spec.rate);

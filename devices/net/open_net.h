@@ -31,6 +31,7 @@ struct NetBackendType {
   std::span<const std::string_view> keys;  // its own, beside the common ones of net_spec.cpp
   // Throws ConfigError for settings that make no sense, HostError for what the host refuses.
   std::unique_ptr<NetBackend> (*create)(const NetSpec&, const NetContext&);
+  bool shares_memory = false;  // with another process: the guest's has to be shared memory
 };
 
 std::span<const NetBackendType> net_backend_types();
@@ -38,6 +39,9 @@ const NetBackendType* find_net_backend(std::string_view name);  // null: there i
 
 // The text of --help for --net: the common settings, and each back end's.
 std::string net_help();
+
+// Whether that network's other end has the guest's memory in its hands. Throws ConfigError.
+bool net_shares_memory(std::string_view spec);
 
 // The back end with the filters around it that its spec asks for. Null for "none". Throws as create().
 std::unique_ptr<NetBackend> open_net(const NetSpec&, const NetContext&);

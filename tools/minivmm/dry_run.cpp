@@ -177,6 +177,7 @@ void print_as_json(const MachineConfig& config, const MachinePlan& plan,
                           {"cpus", config.cpus},
                           {"cpu", config.cpu.text()},
                           {"memory_bytes", config.memory},
+                          {"memory_shared", plan.shared_memory},
                           {"memory_map", std::move(memory)},
                           {"devices", std::move(devices)},
                           {"disks", disks_as_json(disks)},
@@ -192,7 +193,7 @@ void print_as_text(const MachineConfig& config, const MachinePlan& plan) {
   fmt::print("cmdline  {}\n", plan.cmdline);
   if (plan.flatcar) print_flatcar(*plan.flatcar);
   fmt::print("cpus     {} ({})\n", config.cpus, config.cpu.text());
-  fmt::print("memory   {}\n", format_size(config.memory));
+  fmt::print("memory   {}{}\n", format_size(config.memory), plan.shared_memory ? ", shared" : "");
   for (const E820Entry& e : plan.e820) {
     fmt::print("         {:#014x}-{:#014x} {}\n", e.base, e.base + e.size - 1, e820_name(e.type));
   }

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <utility>
 
 #include "virtio/device/net_offloads.h"
+#include "virtio/device/net_plane.h"
 #include "vmm/core/state.h"
 
 namespace minivmm {
@@ -27,6 +29,20 @@ constexpr uint64_t kAlways = feature_bit(net::kFeatureMac) | feature_bit(net::kF
                              feature_bit(net::kFeatureCtrlGuestOffloads) |
                              feature_bit(net::kFeatureGuestAnnounce) | feature_bit(net::kFeatureSpeedDuplex);
 
+// What stays with us wherever the frames go.
+constexpr uint64_t kOurs =
+    (kAlways & ~(feature_bit(net::kFeatureMrgRxbuf) | feature_bit(net::kFeatureCtrlGuestOffloads))) |
+    feature_bit(net::kFeatureMtu) | feature_bit(net::kFeatureMq);
+
+// What whoever moves the frames says; 0: nothing that a guest could be told.
+uint16_t mtu_of(DataPlane& plane) {
+  uint16_t mtu = 0;
+  const auto bytes = std::as_writable_bytes(std::span(&mtu, 1));
+  if ((plane.features() & feature_bit(net::kFeatureMtu)) == 0) return 0;
+  if (!plane.read_config(offsetof(net::Config, mtu), bytes)) return 0;
+  return mtu >= kMinNetMtu ? mtu : uint16_t{0};
+}
+
 }  // namespace
 
 VirtioNet::VirtioNet(std::unique_ptr<NetBackend> net, const Options& options, Log& log)
@@ -38,11 +54,18 @@ VirtioNet::VirtioNet(std::unique_ptr<NetBackend> net, const Options& options, Lo
       idle_(size_t{2} * net_traits_.queue_pairs + 1) {
   MV_CHECK(net_traits_.queue_pairs >= 1 && net_traits_.queue_pairs <= kMaxNetPairs);
   state_.filter.own = options_.mac;
-  for (uint16_t i = 0; i < net_traits_.queue_pairs; ++i) {
+  if (NetVhost* const vhost = net_->vhost(); vhost != nullptr) {
+    plane_ = make_net_plane(*vhost, net_traits_.queue_pairs, name_, log_);
+    if (net_traits_.mtu == 0) net_traits_.mtu = mtu_of(*plane_);
+  }
+  for (uint16_t i = 0; i < net_traits_.queue_pairs && !plane_; ++i) {
     pairs_.push_back(
         std::make_unique<NetPair>(net_->queue(i), board_, fmt::format("net.{} p{}", options_.index, i)));
   }
-  net_->watch_link([this] { signal_.changed(); });
+  net_->watch_link([this] {
+    if (plane_ && net_->link_up()) plane_->link_is_up();
+    signal_.changed();
+  });
 }
 
 VirtioNet::~VirtioNet() {
@@ -56,6 +79,7 @@ uint64_t VirtioNet::offered() const {
       kAlways | net::host_features(net_traits_.takes) | net::guest_features(net_traits_.gives);
   if (net_traits_.mtu >= kMinNetMtu) features |= feature_bit(net::kFeatureMtu);
   if (net_traits_.queue_pairs > 1) features |= feature_bit(net::kFeatureMq);
+  if (plane_) features &= kOurs | plane_->features();
   return features;
 }
 
@@ -67,7 +91,8 @@ VirtioTraits VirtioNet::traits() const {
           .pci_class = 0x020000,  // an Ethernet controller
           .features = offered(),
           .queue_sizes = std::move(sizes),
-          .config_size = sizeof(net::Config)};
+          .config_size = sizeof(net::Config),
+          .unknown = plane_ ? kVhostRingFeatures & ~plane_->features() : 0};
 }
 
 void VirtioNet::read_config(uint32_t offset, std::span<std::byte> out) const {
@@ -86,6 +111,7 @@ void VirtioNet::read_config(uint32_t offset, std::span<std::byte> out) const {
 void VirtioNet::ack_features(uint64_t features) {
   const std::scoped_lock lock(mutex_);
   acked_ = features;
+  if (plane_) plane_->ack_features(features);
 }
 
 // 5.1.2: without MQ there is one pair, whatever the card has, and the control queue follows it.
@@ -95,6 +121,7 @@ uint16_t VirtioNet::pairs_usable() const {
 
 VirtioNet::Role VirtioNet::role(uint16_t index) const {
   const unsigned queues = 2U * pairs_usable();
+  if (index < queues && plane_) return Role::elsewhere;
   if (index < queues) return index % 2 == 0 ? Role::receive : Role::transmit;
   return index == queues && agreed(net::kFeatureCtrlVq) ? Role::control : Role::none;
 }
@@ -114,6 +141,7 @@ Result<void> VirtioNet::start_queue(uint16_t index, Virtqueue&& queue, QueueCont
       started = pairs_[index / 2]->start_tx({.takes = net::host_offloads(acked_), .name = name_},
                                             std::move(queue), context);
       break;
+    case Role::elsewhere: started = plane_->start_queue(index, std::move(queue), context); break;
     case Role::control: started = start_control(std::move(queue), context); break;
     case Role::none: idle_[index].emplace(std::move(queue)); break;
   }
@@ -128,6 +156,7 @@ std::optional<Virtqueue> VirtioNet::stop_queue(uint16_t index) {
   switch (role(index)) {
     case Role::receive: queue = pairs_[index / 2]->stop_rx(); break;
     case Role::transmit: queue = pairs_[index / 2]->stop_tx(); break;
+    case Role::elsewhere: queue = plane_->stop_queue(index); break;
     case Role::control:
       if (control_) queue.emplace(control_->stop());
       control_.reset();
@@ -155,7 +184,11 @@ Result<void> VirtioNet::apply(const net::ControlState& state) {
   // First those who read, when less is to come; what is under way then is lost.
   board_.post(settings);
   if (auto allowed = net_->allow(settings.gives); !allowed) return allowed;
-  return net_->use_queue_pairs(std::min(state.pairs, pairs_usable()));
+  const uint16_t pairs = std::min(state.pairs, pairs_usable());
+  if (plane_) {
+    if (auto used = plane_->use_queues(static_cast<uint16_t>(2 * pairs)); !used) return used;
+  }
+  return net_->use_queue_pairs(pairs);
 }
 
 Result<void> VirtioNet::start_control(Virtqueue&& queue, QueueContext context) {

@@ -17,6 +17,7 @@
 #include "virtio/device/net_settings.h"
 #include "virtio/queue_runner.h"
 #include "virtio/registry.h"
+#include "virtio/vhost/data_plane.h"
 #include "virtio/virtio_device.h"
 
 namespace minivmm {
@@ -27,6 +28,7 @@ class VirtioNet final : public VirtioDevice {
     unsigned index = 0;
     MacAddress mac;
   };
+  // Throws HostError where somebody else is to move the frames (NetBackend::vhost()), and cannot.
   VirtioNet(std::unique_ptr<NetBackend> net, const Options& options, Log& log);
   ~VirtioNet() override;
 
@@ -49,7 +51,7 @@ class VirtioNet final : public VirtioDevice {
   Result<void> load(StateReader&) override;
 
  private:
-  enum class Role : uint8_t { receive, transmit, control, none };
+  enum class Role : uint8_t { receive, transmit, elsewhere, control, none };
   uint64_t offered() const;
   bool agreed(unsigned feature) const { return (acked_ & virtio::feature_bit(feature)) != 0; }
   uint16_t pairs_usable() const;
@@ -62,7 +64,7 @@ class VirtioNet final : public VirtioDevice {
   void start_announcing();
 
   std::unique_ptr<NetBackend> net_;
-  const NetTraits net_traits_;
+  NetTraits net_traits_;  // the same once it is made
   Options options_;
   std::string name_;
   Log& log_;
@@ -73,6 +75,8 @@ class VirtioNet final : public VirtioDevice {
   uint64_t acked_ = 0;
   net::ControlState state_;
   bool announce_later_ = false;  // once a queue runs
+
+  std::unique_ptr<DataPlane> plane_;  // moves the frames instead of pairs_; null: they do
 
   // Only the transport's calls touch these.
   std::vector<std::unique_ptr<NetPair>> pairs_;
@@ -97,6 +101,7 @@ inline constexpr VirtioDeviceType kVirtioNetType{
     .example_spec = example_virtio_net_spec,
     .absent_spec = kNoNet,
     .full_help = net_help,
+    .shares_memory = net_shares_memory,
 };
 
 }  // namespace minivmm

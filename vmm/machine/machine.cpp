@@ -40,6 +40,12 @@ static_assert(address_map::kAcpiTables.base == value(kAcpiArea) &&
 static_assert(address_map::kSmbios.base == value(kSmbiosArea) &&
               address_map::kSmbios.end() == value(kResetVector));
 
+GuestMemory::Options memory_options(const MachineConfig& config, const MachinePlan& plan) {
+  GuestMemory::Options options = config.memory_options;
+  options.shared = plan.shared_memory;
+  return options;
+}
+
 class KvmMachine final : public Machine, public VcpuEvents, private StallSink {
  public:
   KvmMachine(MachineConfig config, Log& log, MachineHooks hooks);
@@ -114,7 +120,7 @@ KvmMachine::KvmMachine(MachineConfig config, Log& log, MachineHooks hooks)
       disks_(std::in_place, DiskSet::Purpose::run, log_),
       plan_(plan_machine(config_, cpuid_.physical_address_bits(), *disks_)),
       initrd_(config_.initrd.empty() ? nullptr : std::make_shared<const Initrd>(config_.initrd)),
-      memory_(plan_.ram, config_.memory_options),
+      memory_(plan_.ram, memory_options(config_, plan_)),
       vm_(kvm_, memory_, {.identity_map = address_map::kKvmIdentityMap, .tss = address_map::kKvmTss}),
       serial_(hooks_.serial ? hooks_.serial(loop_, log_)
                             : make_serial("--serial", serial_place(config_), loop_, log_, hooks_)) {

@@ -116,6 +116,12 @@ std::vector<VirtioConfig> virtio_devices(const MachineConfig& config) {
   return devices;
 }
 
+bool shares_memory(const VirtioConfig& device) {
+  const auto types = virtio_device_types();
+  const auto type = std::ranges::find(types, device.type, &VirtioDeviceType::name);
+  return type != types.end() && type->shares_memory != nullptr && type->shares_memory(device.spec);
+}
+
 void plan_virtio(MachinePlan& plan, const MachineConfig& config) {
   const bool pci = config.transport == Transport::pci;
   const std::vector<VirtioConfig> devices = virtio_devices(config);
@@ -164,6 +170,9 @@ MachinePlan plan_machine(const MachineConfig& config, unsigned physical_address_
   plan.e820 = build_e820(plan.ram, std::span(&ecam, config.transport == Transport::pci ? 1 : 0));
   plan_platform(plan, config);
   plan_virtio(plan, config);
+  plan.shared_memory =
+      config.memory_options.shared ||
+      std::ranges::any_of(plan.virtio, [](const PlannedVirtio& v) { return shares_memory(v.config); });
   plan_boot(plan, config, disks);
   plan_seed(plan, config, disks);
   plan.smbios = plan_smbios(config, plan.ram);

@@ -39,6 +39,7 @@ struct MachinePlan {
   std::vector<E820Entry> e820;
   std::vector<PlannedDevice> devices;
   std::vector<PlannedVirtio> virtio;
+  bool shared_memory = false;       // asked for, or a device needs it
   std::vector<FwCfgConfig> fw_cfg;  // with Ignition's; empty: there is no fw_cfg device
   SmbiosConfig smbios;              // without the processor, which is the host's
   std::string cmdline;

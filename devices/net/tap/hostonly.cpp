@@ -104,6 +104,7 @@ std::unique_ptr<NetBackend> create_hostonly_net(const NetSpec& spec, const NetCo
   Ipv4Network network = network_setting(spec);
   Links links;
   TapBackend::Plan plan{.kind = "hostonly"};
+  plan.vhost = open_tap_vhost(spec, spec.queues.value_or(1));
 
   UniqueFd lock = take_netns_lock(lock_name(name));  // the last machine may be removing it
   auto bridge = links.find(name);

@@ -114,6 +114,7 @@ std::unique_ptr<NetBackend> create_macvtap_net(const NetSpec& spec, const NetCon
     throw_refused(ENODEV, fmt::format("use the interface {}", lower_name), "ip link lists those there are");
   remove_left_behind(links);
   TapBackend::Plan plan{.kind = "macvtap"};
+  plan.vhost = open_tap_vhost(spec, spec.queues.value_or(1));
   Made owned = add_interface(links, spec, context, *lower);
   const Link& made = owned.link;
   plan.undo.add([index = made.index, lock = std::make_shared<UniqueFd>(std::move(owned.lock))] {

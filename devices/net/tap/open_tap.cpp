@@ -51,6 +51,7 @@ std::unique_ptr<NetBackend> take_descriptors(const NetSpec& spec, const std::str
     auto link = Links().find(identity.name);
     if (link && link->address == identity.address) plan.link = std::move(link);
   }
+  plan.vhost = open_tap_vhost(spec, plan.queues.size());
   return std::make_unique<TapBackend>(std::move(plan));
 }
 
@@ -73,6 +74,7 @@ std::unique_ptr<NetBackend> create_tap_net(const NetSpec& spec, const NetContext
     }
   }
   TapBackend::Plan plan{.kind = "tap", .return_to_name = !name.empty()};
+  plan.vhost = open_tap_vhost(spec, spec.queues.value_or(1));  // first: it changes nothing on the host
   OpenedTap tap = open_tap_device(links, name, spec.queues.value_or(1));
   set_up_tap(links, tap, bridge ? &*bridge : nullptr, spec.mtu, guest_mac(spec, context), plan.undo);
   plan.queues = std::move(tap.queues);

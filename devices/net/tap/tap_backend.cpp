@@ -29,6 +29,8 @@ TapBackend::TapBackend(Plan plan)
       enabled_(plan.queues.size(), true),
       companion_(std::move(plan.companion)) {
   for (UniqueFd& fd : plan.queues) queues_.push_back(std::make_unique<TapQueue>(std::move(fd), state_));
+  for (size_t i = 0; i < plan.vhost.size(); ++i)
+    vhost_.pairs.push_back({std::move(plan.vhost[i]), queues_[i]->fd()});
   steer();
   if (!plan.link) return;
   LinkMonitor::Events events{

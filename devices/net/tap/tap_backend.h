@@ -13,6 +13,7 @@
 #include "devices/net/link_state.h"
 #include "devices/net/links.h"
 #include "devices/net/net_backend.h"
+#include "devices/net/net_vhost.h"
 #include "devices/net/tap/tap_queue.h"
 #include "vmm/core/error.h"
 #include "vmm/core/fd.h"
@@ -45,6 +46,7 @@ class TapBackend final : public NetBackend {
   struct Plan {
     std::string_view kind;
     Undo undo = {};                     // runs after the descriptors are closed
+    std::vector<UniqueFd> vhost = {};   // /dev/vhost-net for each queue, or none
     std::vector<UniqueFd> queues = {};  // prepared (tap_device.h), attached, all enabled
     std::optional<Link> link = {};      // the interface; nullopt: not in our network namespace
     bool multi_queue = false;           // how the descriptors were attached
@@ -60,11 +62,9 @@ class TapBackend final : public NetBackend {
   NetQueue& queue(uint16_t index) override { return *queues_[index]; }
   Result<void> use_queue_pairs(uint16_t pairs) override;
   Result<void> allow(NetOffloads offloads) override;
+  NetVhost* vhost() override { return vhost_.pairs.empty() ? nullptr : &vhost_; }
   bool link_up() const override { return state_.up(); }
   void watch_link(std::function<void()> changed) override { state_.watch(std::move(changed)); }
-
-  // The device's descriptor behind a queue, for vhost-net (VHOST_NET_SET_BACKEND).
-  int descriptor(uint16_t index) const { return queues_[index]->fd(); }
 
  private:
   bool attach_again(const Link& link);
@@ -76,6 +76,7 @@ class TapBackend final : public NetBackend {
   NetTraits traits_;
   LinkState state_;
   std::vector<std::unique_ptr<TapQueue>> queues_;
+  NetVhost vhost_;
   bool multi_queue_;
   std::mutex mutex_;  // of the device's control calls and the monitor
   std::vector<bool> enabled_;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "devices/net/tap/tap_device.h"
+#include "devices/vhost_device.h"
 #include "vmm/core/error.h"
 
 namespace minivmm {
@@ -86,6 +87,14 @@ OpenedTap open_tap_device(Links& links, const std::string& name, uint16_t count)
   if (!link) throw_refused(ENODEV, fmt::format("find the tap device {}, which was just opened", real));
   tap.link = *link;
   return tap;
+}
+
+std::vector<UniqueFd> open_tap_vhost(const NetSpec& spec, size_t queues) {
+  std::vector<UniqueFd> out;
+  if (!spec.settings.get_switch("vhost", false)) return out;
+  for (size_t i = 0; i < queues; ++i)
+    out.push_back(open_vhost_device("net", fmt::format("--net {},vhost=on", spec.backend)));
+  return out;
 }
 
 MacAddress guest_mac(const NetSpec& spec, const NetContext& context) {

@@ -33,6 +33,10 @@ struct OpenedTap {
 };
 OpenedTap open_tap_device(Links& links, const std::string& name, uint16_t count);
 
+// Opens what `vhost=on` asks for: /dev/vhost-net for each of so many queues; none without it. Throws
+// HostError.
+std::vector<UniqueFd> open_tap_vhost(const NetSpec& spec, size_t queues);
+
 // The card's address, which the guest will have.
 MacAddress guest_mac(const NetSpec& spec, const NetContext& context);
 

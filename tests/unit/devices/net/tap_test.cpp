@@ -214,7 +214,7 @@ TEST(Tap, TakesOpenDescriptors) {
     {
       const auto net = open("tap,fd=" + std::to_string(fds[0]) + ":" + std::to_string(fds[1]));
       EXPECT_EQ(net->traits().queue_pairs, 2);
-      EXPECT_EQ(dynamic_cast<TapBackend&>(*net).descriptor(1), fds[1]);
+      EXPECT_EQ(dynamic_cast<TapBackend&>(*net).queue(1).fd(), fds[1]);
       const PacketSocket host("tap9");
       const Bytes frame = make_frame(mac(1), mac(2), 60, 1);
       ASSERT_TRUE(send(net->queue(0), frame));
