@@ -80,6 +80,7 @@ inline constexpr uint16_t kDeviceConsole = 3;
 inline constexpr uint16_t kDeviceEntropy = 4;
 inline constexpr uint16_t kDeviceBalloon = 5;
 inline constexpr uint16_t kDeviceSocket = 19;
+inline constexpr uint16_t kDeviceFs = 26;
 
 // 4.1 virtio over PCI
 namespace pci {

@@ -18,6 +18,7 @@
 
 #include "json.h"
 #include "verbs.h"
+#include "virtio/device/fs_daemon.h"
 #include "vmm/core/error.h"
 #include "vmm/core/fd.h"
 #include "vmm/kvm/kvm.h"
@@ -139,6 +140,13 @@ Finding io_uring() {
           false};
 }
 
+Finding shared_folders() {
+  const std::string program = find_virtiofsd();
+  if (!program.empty()) return {"virtiofsd", Verdict::good, program, "", false};
+  return {"virtiofsd", Verdict::limited, "not installed: no shared folders",
+          "sudo apt-get install qemu-system-common (Debian 12) or virtiofsd (later ones)", false};
+}
+
 const char* word(Verdict verdict) {
   switch (verdict) {
     case Verdict::good: return "ok";
@@ -158,6 +166,7 @@ int examine(bool as_json) {
   findings.push_back(userfaultfd_access());
   findings.push_back(huge_pages());
   findings.push_back(io_uring());
+  findings.push_back(shared_folders());
 
   bool can_run = true;
   bool limited_kvm = false;

@@ -149,6 +149,7 @@ bool ChildProcess::start(const Plan& plan) {
   int error = ::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) == 0 ? 0 : errno;
   words_ = UniqueFd(ends[0]);
   const UniqueFd child_end(ends[1]);
+  if (plan.prepare) plan.prepare();
   if (error == 0) {
     Actions actions;
     actions.no_input_or_output();

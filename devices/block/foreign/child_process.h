@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -22,6 +23,8 @@ class ChildProcess {
     std::vector<std::string> environment = {};  // "NAME=value"; it gets PATH, LC_ALL=C and LISTEN_PID besides
     std::vector<int> descriptors = {};          // become 3, 4, ...; it gets no other
     uint64_t data_limit = 0;                    // bytes of memory it may write to; 0: as much as it wants
+    // Runs on the thread that starts it and does nothing else: what a thread hands down can be set here.
+    std::function<void()> prepare = {};
   };
 
   // Throws HostError: it cannot be started.

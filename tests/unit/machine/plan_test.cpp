@@ -45,6 +45,23 @@ TEST(Plan, MemoryUpToThePhysicalAddressBitsButNotPast) {
   EXPECT_THROW(plan_machine(c, 52), HostError);
 }
 
+TEST(Plan, MemoryIsSharedWhereADeviceSharesItWithAnotherProcess) {
+  const auto shared = [](const char* type, const char* spec) {
+    MachineConfig c = config();
+    c.virtio.push_back({type, spec});
+    return plan_machine(c, 40).shared_memory;
+  };
+  EXPECT_FALSE(shared("rng", "on"));
+  EXPECT_FALSE(shared("net", "null"));
+  EXPECT_FALSE(shared("net", "tap,vhost=on")) << "the kernel needs no descriptor for it";
+  EXPECT_TRUE(shared("net", "vhost-user,socket=/run/switch"));
+  EXPECT_TRUE(shared("fs", "/srv:data"));
+  MachineConfig c = config();
+  c.set_memory("1G,shared=on");
+  EXPECT_TRUE(plan_machine(c, 40).shared_memory);
+  EXPECT_THROW(shared("fs", "/srv"), ConfigError);
+}
+
 TEST(Plan, ValuesThatMakeNoSenseAreUsageErrors) {
   MachineConfig c = config();
   c.memory = 0;

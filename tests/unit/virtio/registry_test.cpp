@@ -52,6 +52,7 @@ TEST_F(Registry, DevicesAreNamedByTheirIndex) {
   for (const VirtioDeviceType& type : virtio_device_types()) {
     CreateContext second = context();
     second.index = 1;
+    if (type.example_spec == nullptr) continue;
     const auto device = type.create(type.example_spec(folder_.path()), second);
     ASSERT_NE(device, nullptr);
     EXPECT_EQ(device->state_name(), "virtio-" + std::string(type.name) + ".1");
