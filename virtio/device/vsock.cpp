@@ -7,6 +7,8 @@
 #include <cstring>
 #include <utility>
 
+#include "devices/vhost_device.h"
+#include "virtio/device/vsock_vhost.h"
 #include "vmm/core/run_folder.h"
 #include "vmm/core/spec_string.h"
 #include "vmm/core/state.h"
@@ -195,16 +197,21 @@ uint64_t parse_cid(const std::string& text) {
 struct ParsedSpec {
   std::optional<uint64_t> cid;
   std::optional<std::string> path;
+  bool vhost = false;
 };
 
 ParsedSpec parse(std::string_view text) {
-  const SpecString spec("--vsock", text, {"cid", "path"});
+  const SpecString spec("--vsock", text, {"cid", "path", "vhost"});
   if (!spec.head().empty() && spec.head() != "on") {
-    throw ConfigError(fmt::format("--vsock {}: write on, off, or cid=N[,path=PATH]", text));
+    throw ConfigError(fmt::format("--vsock {}: write on, off, or cid=N[,path=PATH|,vhost=on]", text));
   }
   ParsedSpec parsed{.cid = std::nullopt, .path = spec.get("path")};
   if (const auto cid = spec.get("cid")) parsed.cid = parse_cid(*cid);
   if (parsed.path) check_vsock_path(*parsed.path);
+  parsed.vhost = spec.get_switch("vhost", false);
+  if (parsed.vhost && parsed.path)
+    throw ConfigError(
+        fmt::format("--vsock {}: with vhost=on there is no path, but AF_VSOCK on the host", text));
   return parsed;
 }
 
@@ -221,7 +228,15 @@ std::string default_path(uint64_t cid) {
 
 std::unique_ptr<VirtioDevice> create_virtio_vsock(std::string_view text, const CreateContext& context) {
   if (text == "off") return nullptr;
-  const auto [given, path] = parse(text);
+  const auto [given, path, vhost] = parse(text);
+  if (vhost) {
+    auto device = std::make_unique<VirtioVhostVsock>(
+        open_vhost_device("vsock", "--vsock vhost=on"),
+        VirtioVhostVsock::Options{.index = context.index, .cid = given}, context.log);
+    context.log.write(LogLevel::info,
+                      fmt::format("vsock: the guest is {} to the host's kernel", device->cid()));
+    return device;
+  }
   const auto make = [&context, keep_cid = given.has_value()](uint64_t cid, std::string where) {
     auto host = std::make_unique<UnixVsockHost>(std::move(where));
     context.log.write(LogLevel::info,

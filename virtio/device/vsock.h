@@ -66,10 +66,10 @@ void check_virtio_vsock_spec(std::string_view spec, uint64_t memory);
 inline constexpr VirtioDeviceType kVirtioVsockType{
     .name = "vsock",
     .option = "--vsock",
-    .metavar = "on|cid=N[,path=PATH]",
+    .metavar = "on|cid=N[,path=PATH|,vhost=on]",
     .help =
         "sockets between the guest and the host: host programs connect to the Unix socket PATH and write "
-        "\"CONNECT port\", and listen on PATH_port for the guest's",
+        "\"CONNECT port\", and listen on PATH_port for the guest's; vhost=on: AF_VSOCK sockets of the host",
     .repeatable = false,
     .default_spec = "",
     .create = create_virtio_vsock,

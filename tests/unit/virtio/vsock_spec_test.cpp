@@ -20,8 +20,8 @@ TEST_F(VsockSpec, TakesAnAddressAndAPath) {
   const auto device = create_virtio_vsock("cid=77,path=" + path, context());
   EXPECT_EQ(config(*device, 8), 77U);
   EXPECT_TRUE(std::filesystem::is_socket(path));
-  for (const char* spec :
-       {"cid=2", "cid=x", "cid=", "cid=4294967295", "cid=-1", "port=3", "perhaps", "cid=3,path="}) {
+  for (const char* spec : {"cid=2", "cid=x", "cid=", "cid=4294967295", "cid=-1", "port=3", "perhaps",
+                           "cid=3,path=", "vhost=maybe", "path=v,vhost=on"}) {
     EXPECT_THROW(create_virtio_vsock(spec, context()), ConfigError) << spec;
   }
   EXPECT_THROW(create_virtio_vsock("path=" + std::string(100, 'x'), context()), ConfigError);
