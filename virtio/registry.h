@@ -46,6 +46,8 @@ struct VirtioDeviceType {
   // For tests: a spec that works anywhere, with what it needs made in `folder`. Null: none does.
   std::string (*example_spec)(const std::filesystem::path& folder);
   std::string_view absent_spec = "off";  // the spec that says there shall be none; empty: no spec does
+  // Why this host cannot give a machine `default_spec`, in one line; empty: it can. Null: every host can.
+  std::string (*default_missing)() = nullptr;
   std::string (*full_help)() = nullptr;  // for --help instead of `help`, where it has to be put together
   // Whether a spec shares one device with all others of its machine that do: create() gets them joined by
   // newlines, in their order. Null: each spec makes a device. May throw ConfigError.

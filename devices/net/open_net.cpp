@@ -34,7 +34,7 @@ const NetBackendType* find_net_backend(std::string_view name) {
 }
 
 std::string net_help() {
-  std::string text = "a network card, repeatable: none";
+  std::string text = fmt::format("a network card, repeatable (default {}): none", kDefaultNetSpec);
   for (const NetBackendType& type : net_backend_types())
     text += fmt::format("; {}: {}", type.name, type.help);
   return text +
@@ -45,6 +45,11 @@ std::string net_help() {
 bool net_shares_memory(std::string_view spec) {
   const NetBackendType* type = find_net_backend(parse_net_spec(spec).backend);
   return type != nullptr && type->shares_memory;
+}
+
+std::string default_net_missing() {
+  static_assert(kDefaultNetSpec == kUserNetType.name);
+  return user_net_missing();
 }
 
 std::unique_ptr<NetBackend> open_net(const NetSpec& spec, const NetContext& context) {

@@ -15,7 +15,9 @@ namespace minivmm {
 
 inline constexpr std::string_view kNoNet = "none";
 // What a machine has when the user says nothing.
-inline constexpr std::string_view kDefaultNetSpec = "none";
+inline constexpr std::string_view kDefaultNetSpec = "user";
+// Why this host cannot give it that; empty: it can.
+std::string default_net_missing();
 
 struct NetContext {
   std::string machine = {};  // its identity among this user's machines; may be empty

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "devices/net/user/open_user.h"
 #include "json.h"
 #include "verbs.h"
 #include "virtio/device/fs_daemon.h"
@@ -102,6 +103,14 @@ Finding device_node(std::string_view subject, const char* path, const char* use,
           false};
 }
 
+Finding user_networking() {
+  const std::string missing = user_net_missing();
+  if (missing.empty()) return {"user networking", Verdict::good, "libslirp loads", "", false};
+  const size_t cut = missing.find("; ");
+  return {"user networking", Verdict::limited, missing.substr(0, cut),
+          cut == std::string::npos ? "" : missing.substr(cut + 2), false};
+}
+
 Finding userfaultfd_access() {
   const UniqueFd full(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC)));
   if (full) return {"userfaultfd", Verdict::good, "full: lazy restore and post-copy can work", "", false};
@@ -160,6 +169,7 @@ int examine(bool as_json) {
   std::vector<Finding> findings;
   findings.push_back(architecture());
   look_at_kvm(findings);
+  findings.push_back(user_networking());
   findings.push_back(device_node("tun", "/dev/net/tun", "tap networking", "tun"));
   findings.push_back(device_node("vhost-net", "/dev/vhost-net", "in-kernel networking", "vhost_net"));
   findings.push_back(device_node("vhost-vsock", "/dev/vhost-vsock", "in-kernel vsock", "vhost_vsock"));

@@ -74,6 +74,21 @@ void publish(MachineConfig& config, const std::string& forward) {
       fmt::format("-p {}: forwarded ports need a card on user networking; add --net user", forward));
 }
 
+// The device of a type that the user has not named, if there usually is one. A host that cannot have it is no
+// reason not to start.
+void add_default(MachineConfig& config, const VirtioDeviceType& type, const RunOptions& options) {
+  if (type.default_spec.empty()) return;
+  // A forwarded port asks for the network: then what is missing is an error.
+  const bool asked_for = type.name == "net" && !options.publish.empty();
+  const std::string missing =
+      type.default_missing == nullptr || asked_for ? std::string() : type.default_missing();
+  if (missing.empty()) {
+    config.virtio.push_back({std::string(type.name), std::string(type.default_spec)});
+  } else if (log_level(options.log) != LogLevel::error) {
+    fmt::print(stderr, "minivmm: the machine goes without {}: {}\n", type.option, missing);
+  }
+}
+
 MachineConfig to_config(RunOptions& options) {
   MachineConfig config = std::move(options.config);
   config.set_memory(options.memory);
@@ -88,9 +103,7 @@ MachineConfig to_config(RunOptions& options) {
   config.reboot = !options.no_reboot;
   for (const VirtioDeviceType& type : virtio_device_types()) {
     const auto& given = options.virtio[std::string(type.name)];
-    if (given.empty() && !type.default_spec.empty()) {
-      config.virtio.push_back({std::string(type.name), std::string(type.default_spec)});
-    }
+    if (given.empty()) add_default(config, type, options);
     if (given.size() > 1 && !type.repeatable) {
       throw ConfigError(
           fmt::format("{} is given {} times; a machine has one at most", type.option, given.size()));

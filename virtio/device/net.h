@@ -100,6 +100,7 @@ inline constexpr VirtioDeviceType kVirtioNetType{
     .create = create_virtio_net,
     .example_spec = example_virtio_net_spec,
     .absent_spec = kNoNet,
+    .default_missing = default_net_missing,
     .full_help = net_help,
     .shares_memory = net_shares_memory,
 };

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "vmm/core/error.h"
 
@@ -11,12 +12,12 @@ namespace minivmm::user_net {
 
 namespace {
 
-[[noreturn]] void not_there(const char* file) {
+std::unexpected<std::string> not_there(const char* file) {
   const char* const why = ::dlerror();  // NOLINT(concurrency-mt-unsafe): glibc keeps one for each thread
-  throw HostError(ENOENT,
-                  fmt::format("cannot load {}, which user networking is made of: {}; install Debian's "
-                              "libslirp0, 4.7 or later (apt-get install libslirp0), or write --net none",
-                              file, why == nullptr ? "no reason given" : why));
+  return std::unexpected(
+      fmt::format("cannot load {}, which user networking is made of: {}; install Debian's libslirp0, 4.7 or "
+                  "later (apt-get install libslirp0), or write --net none",
+                  file, why == nullptr ? "no reason given" : why));
 }
 
 // What libslirp logs a guest can cause at will; glib's own handler would write it to stderr.
@@ -24,14 +25,16 @@ void discard(const char* /*domain*/, int /*level*/, const char* /*message*/, voi
 
 }  // namespace
 
-std::shared_ptr<const Library> load_library(const char* file) {
+std::expected<std::shared_ptr<const Library>, std::string> find_library(const char* file) {
   // glib does not survive being unloaded.
   void* const loaded = ::dlopen(file, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-  if (loaded == nullptr) not_there(file);
+  if (loaded == nullptr) return not_there(file);
   auto library = std::make_shared<Library>();
+  bool complete = true;
   const auto find = [&]<class Function>(const char* name, Function& function) {
+    if (!complete) return;  // dlerror() tells of the first that is missing
     function = reinterpret_cast<Function>(::dlsym(loaded, name));
-    if (function == nullptr) not_there(file);
+    complete = function != nullptr;
   };
   find("slirp_new", library->create);
   find("slirp_cleanup", library->cleanup);
@@ -47,9 +50,16 @@ std::shared_ptr<const Library> load_library(const char* file) {
   using SetHandler = unsigned (*)(const char*, int, decltype(&discard), void*);
   SetHandler set_handler = nullptr;
   find("g_log_set_handler", set_handler);
+  if (!complete) return not_there(file);
   constexpr int kAllLevels = ~3;  // G_LOG_LEVEL_MASK
   set_handler("Slirp", kAllLevels, &discard, nullptr);
   return library;
+}
+
+std::shared_ptr<const Library> load_library(const char* file) {
+  auto library = find_library(file);
+  if (!library) throw HostError(ENOENT, library.error());
+  return std::move(*library);
 }
 
 }  // namespace minivmm::user_net

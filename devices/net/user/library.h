@@ -4,7 +4,9 @@
 
 #include <slirp/libslirp.h>
 
+#include <expected>
 #include <memory>
+#include <string>
 
 namespace minivmm::user_net {
 
@@ -23,7 +25,9 @@ struct Library {
 
 inline constexpr const char* kLibraryFile = "libslirp.so.0";
 
-// Throws HostError, which names the Debian package.
+// Or why it is not to be had, and what mends that.
+std::expected<std::shared_ptr<const Library>, std::string> find_library(const char* file = kLibraryFile);
+// Throws HostError for that.
 std::shared_ptr<const Library> load_library(const char* file = kLibraryFile);
 
 }  // namespace minivmm::user_net

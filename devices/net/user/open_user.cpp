@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "devices/net/user/library.h"
 #include "devices/net/user/user_net.h"
 #include "vmm/core/error.h"
 
@@ -11,6 +12,11 @@ std::unique_ptr<NetBackend> create_user_net(const NetSpec& spec, const NetContex
   if (spec.queues.value_or(1) != 1)
     throw ConfigError("--net user,queues: it has one pair of queues; leave it out");
   return make_user_net(user_net::parse_user_net(spec.settings, spec.mtu));
+}
+
+std::string user_net_missing() {
+  const auto library = user_net::find_library();
+  return library ? "" : library.error();
 }
 
 std::optional<std::string> with_forward(std::string_view spec, std::string_view forward) {

@@ -11,6 +11,8 @@
 namespace minivmm {
 
 std::unique_ptr<NetBackend> create_user_net(const NetSpec&, const NetContext&);
+// Why this host has no user networking, and what mends that; empty: it has.
+std::string user_net_missing();
 
 inline constexpr NetBackendType kUserNetType{
     .name = "user",

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "devices/net/user/library.h"
 #include "devices/net/user/reassembly.h"
 #include "devices/net/user/segments.h"
 #include "tests/temp_folder.h"
@@ -329,6 +330,16 @@ TEST(UserNet, AdvertisesItsIpv6Router) {
   EXPECT_EQ(icmp[0], ND_ROUTER_ADVERT);
   const IpAddress prefix = prefix6();
   EXPECT_NE(std::search(frame.begin(), frame.end(), prefix.bytes.begin(), prefix.bytes.end()), frame.end());
+}
+
+TEST(UserNet, SaysWhatToInstallWhereLibslirpIsNotThereOrTooOld) {
+  const auto absent = find_library("libslirp-that-is-not-there.so.0");
+  ASSERT_FALSE(absent);
+  EXPECT_THAT(absent.error(), AllOf(HasSubstr("apt-get install libslirp0"), Not(HasSubstr("\n"))));
+  const auto other = find_library("libm.so.6");
+  ASSERT_FALSE(other);
+  EXPECT_THAT(other.error(), AllOf(HasSubstr("slirp_new"), HasSubstr("libslirp0")));
+  EXPECT_TRUE(find_library());
 }
 
 TEST(UserNet, NamesAPortThatIsTaken) {
