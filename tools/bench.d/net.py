@@ -30,7 +30,6 @@ JOBS = {
     "rr-tcp": ("TCP round trip of 1 byte", ROUND, False),
     "rr-udp": ("UDP round trip of 1 byte", ROUND, False),
 }
-TCP = {"tcp-out": None, "tcp-in": None}
 
 
 class Part:
@@ -134,7 +133,7 @@ def boot(request, part, peer):
 
 
 def one_boot(request, part, peer):
-    """For each job its value, and what a frame cost."""
+    """For each job its value, and what a frame, or with TCP a megabyte, cost."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(servers(request))
         guests = []
@@ -146,19 +145,22 @@ def one_boot(request, part, peer):
         argv = part.command(request, peer, jobs, part.arguments[peer], part.guest)
         guest = stack.enter_context(Guest(request["observe"], argv))
         guests.append(guest)
-        return {job: one_job(guest, guests, number, request["seconds"]) for number, job in enumerate(jobs, 1)}
+        return {job: one_job(guest, guests, number, request["seconds"], job.startswith("tcp"))
+                for number, job in enumerate(jobs, 1)}
 
 
-def one_job(guest, guests, number, seconds):
+def one_job(guest, guests, number, seconds, tcp):
     guest.wait_for(b"JOB-BEGIN %d\r\n" % number, 120)
     before = spent(guests)
     guest.wait_for(b"JOB-END %d " % number, 30 + 3 * seconds)
     after = spent(guests)
     while not (found := re.search(rb"JOB-END %d (\S+) (\d+) (\d+)\r\n" % number, guest.output)):
         guest.wait_for(b"\n", 10)
-    frames = max(int(found[2]), 1)
-    return {"value": float(found[1]), "interrupts": int(found[3]) / frames,
-            **{key: (after[key] - before[key]) / frames for key in after}}
+    value = float(found[1])
+    # Frames have any size with TCP, which both ends segment as they like: there a megabyte is what is alike.
+    of = value * seconds / 8000 if tcp else int(found[2])
+    of = max(of, 1e-9)
+    return {"value": value, "interrupts": int(found[3]) / of, **{key: (after[key] - before[key]) / of for key in after}}
 
 
 def make_tap():
@@ -238,12 +240,12 @@ def rig_results(context, report, results):
 
 
 def costs(table, of_part, job):
-    """Exits and interrupts per frame, and where a frame's time goes."""
+    """Exits and interrupts per frame, or with TCP per megabyte, and where the time goes."""
     def median(peer, what):
         return statistics.median(sample[what] for sample in of_part[peer][job])
 
-    note = "per frame: exits, interrupts; us of the vCPU's thread in the guest, of the same in KVM and the VMM, of the VMM's " \
-           "other threads"
+    note = f"per {'MB' if job.startswith('tcp') else 'frame'}: exits, interrupts; us of the vCPU's thread in the guest, of the " \
+           "same in KVM and the VMM, of the VMM's other threads"
     if note not in table.notes:
         table.notes.append(note)
     for peer in ("minivmm", "QEMU"):
