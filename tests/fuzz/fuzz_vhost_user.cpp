@@ -1,4 +1,5 @@
-// What a vhost-user back end answers: the input is all that it ever says. Whatever it is, the front end comes
+// What a vhost-user back end answers: the input is all that it ever says, or what it says after a good
+// greeting. Whatever it is, the front end comes
 // to an end, and so do its queues.
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -8,6 +9,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
 
 #include "virtio/vhost/user_session.h"
 #include "virtio/virtqueue.h"
@@ -27,7 +31,7 @@ class Signals final : public VirtioSignals {
   Result<void> set_calls(uint16_t, const QueueCalls*) override { return {}; }
 };
 
-void speak_with(std::span<const uint8_t> says) {
+void speak_with(std::span<const uint8_t> says, uint16_t pairs) {
   std::array<int, 2> pair{};
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair.data()) != 0) return;
   UniqueFd ours(pair[0]);
@@ -37,7 +41,6 @@ void speak_with(std::span<const uint8_t> says) {
     return;
   ::shutdown(theirs.get(), SHUT_WR);
 
-  const uint16_t pairs = says.size() % 2 == 0 ? 1 : 4;
   auto session = vhost_user::Session::begin(std::move(ours), pairs, 1000ms);
   if (!session) return;
   std::array<std::byte, 12> config{};
@@ -60,12 +63,39 @@ void speak_with(std::span<const uint8_t> says) {
   const auto base = (*session)->stop_ring(0);
   if (!base) return;
   (*ring)->queue.taken_back(*base);
-  [[maybe_unused]] const auto popped = (*ring)->queue.pop();
+  auto popped = (*ring)->queue.pop();
+  if (popped && *popped) (*ring)->queue.complete(std::move(**popped), 0);
+}
+
+template <class T>
+void append(std::vector<uint8_t>& out, const T& v) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&v);
+  out.insert(out.end(), bytes, bytes + sizeof v);
+}
+
+void append_reply(std::vector<uint8_t>& out, vhost_user::Request request, uint64_t v) {
+  append(out, vhost_user::Header{static_cast<uint32_t>(request),
+                                 vhost_user::kVersion | vhost_user::kFlagReply, sizeof v});
+  append(out, v);
+}
+
+// So that not all inputs have to find out how to get past it.
+void append_greeting(std::vector<uint8_t>& out, uint16_t pairs) {
+  append_reply(out, vhost_user::Request::get_features,
+               virtio::kFeatureVersion1 | virtio::kFeatureIndirectDesc | vhost_user::kFeatureProtocol);
+  append_reply(out, vhost_user::Request::get_protocol_features,
+               vhost_user::kProtocolMq | vhost_user::kProtocolReplyAck | vhost_user::kProtocolConfig);
+  if (pairs > 1) append_reply(out, vhost_user::Request::get_queue_num, pairs);
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  if (size <= 4096) speak_with({data, size});
+  if (size == 0 || size > 4096) return 0;
+  const uint16_t pairs = (data[0] & 2) == 0 ? 1 : 4;
+  std::vector<uint8_t> says;
+  if ((data[0] & 1) != 0) append_greeting(says, pairs);
+  says.insert(says.end(), data + 1, data + size);
+  speak_with(says, pairs);
   return 0;
 }

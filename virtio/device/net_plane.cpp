@@ -22,6 +22,7 @@ std::unique_ptr<DataPlane> make_net_plane(NetVhost& vhost, uint16_t queue_pairs,
     return std::make_unique<VhostUser>(std::move(vhost.socket), std::move(options), log);
   }
   std::vector<VhostNet::Pair> pairs;
+  pairs.reserve(vhost.pairs.size());
   for (NetVhost::Pair& pair : vhost.pairs) pairs.push_back({std::move(pair.vhost), pair.tap});
   return std::make_unique<VhostNet>(std::move(pairs));
 }

@@ -61,9 +61,9 @@ Result<void> VhostNet::start(uint16_t index) {
   return {};
 }
 
-bool VhostNet::run(uint16_t index) {
+bool VhostNet::run(size_t index) {
   const Half& half = halves_[index];
-  if (!set_backend(half.vhost->fd(), index % 2U, half.tap)) return false;
+  if (!set_backend(half.vhost->fd(), static_cast<unsigned>(index % 2U), half.tap)) return false;
   half.ring->context.kick.signal();  // a kick from before may have been seen by nobody
   return true;
 }
@@ -71,9 +71,9 @@ bool VhostNet::run(uint16_t index) {
 // Once its interface has gone, vhost looks at a tap device's queue no more, whatever it is attached to later.
 void VhostNet::link_is_up() {
   const std::scoped_lock lock(mutex_);
-  for (uint16_t i = 0; i < halves_.size(); ++i) {
+  for (size_t i = 0; i < halves_.size(); ++i) {
     if (halves_[i].ring == nullptr) continue;
-    set_backend(halves_[i].vhost->fd(), i % 2U, -1);
+    set_backend(halves_[i].vhost->fd(), static_cast<unsigned>(i % 2U), -1);
     run(i);
   }
 }

@@ -33,7 +33,7 @@ class VhostNet final : public DataPlane {
     std::unique_ptr<RemoteRing> ring;  // null: it does not run
   };
   Result<void> start(uint16_t index);
-  bool run(uint16_t index);
+  bool run(size_t index);
 
   std::mutex mutex_;
   std::vector<std::unique_ptr<KernelVhost>> vhosts_;

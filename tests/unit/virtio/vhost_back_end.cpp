@@ -53,6 +53,7 @@ void FakeBackEnd::signal_error(uint32_t ring) {
 std::vector<vhost_user::Region> FakeBackEnd::regions() const {
   const std::scoped_lock lock(mutex_);
   std::vector<vhost_user::Region> out;
+  out.reserve(memory_.size());
   for (const Mapped& mapped : memory_) out.push_back(mapped.region);
   return out;
 }
@@ -246,7 +247,8 @@ void FakeBackEnd::work(Ring& ring) {
   auto used_index = index(used + virtio::kUsedIdx).load();
   bool any = false;
   while (ring.next != index(available + virtio::kAvailIdx).load()) {
-    const uint16_t head = index(available + virtio::kAvailRing + 2 * (ring.next % ring.size)).load();
+    const uint16_t head =
+        index(available + virtio::kAvailRing + uint64_t{2} * (ring.next % ring.size)).load();
     ++ring.next;
     uint32_t written = 0;
     virtio::Descriptor d{};

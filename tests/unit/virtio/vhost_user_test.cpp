@@ -52,7 +52,7 @@ class VhostUserTest : public PlaneGuest {
     }
   }
   // One whose next connections are served by new back ends.
-  VhostUser::Options reconnecting(Manners next = FakeBackEnd::good()) {
+  VhostUser::Options reconnecting(const Manners& next = FakeBackEnd::good()) {
     VhostUser::Options wanted = options();
     wanted.reconnect = [this, next]() -> Result<UniqueFd> {
       attempts_.add();
@@ -388,7 +388,9 @@ TEST_F(VhostUserTest, QueuesStartAndStopWhileTheBackEndComesAndGoes) {
   VirtqueuePosition position;
   for (int i = 0; i < 50; ++i) {
     ASSERT_TRUE(start(*plane, 0, position));
-    if (i % 5 == 0) plane->use_queues(i % 2 == 0 ? 4 : 0);
+    if (i % 5 == 0) {
+      EXPECT_TRUE(plane->use_queues(i % 2 == 0 ? 4 : 0));
+    }
     if (i % 10 == 3) {
       const uint64_t before = changes_.count();
       back_end_->end();
