@@ -19,6 +19,7 @@ DEBIAN_S = 400     # from start to Debian's login prompt
 STEP_S = 120       # one step of a guest that is up
 
 CASES = []
+LONG_FORMS = []
 _local = threading.local()
 
 
@@ -39,6 +40,12 @@ def case(function):
 def long_case(function):
     """The same for one that takes minutes: these start first, so that the others run beside them."""
     CASES.insert(0, (function.__name__.replace("_", " "), function))
+    return function
+
+
+def long_form(function):
+    """Registers what only --only chooses: another case at a length that takes many minutes."""
+    LONG_FORMS.append((function.__name__.replace("_", " "), function))
     return function
 
 

@@ -1,6 +1,7 @@
-# Tells the md5 of the 1 MiB that is typed at the console.
+# Tells the md5 of the mv.bytes= bytes that are typed at the console.
+for word in $(cat /proc/cmdline); do case $word in mv.bytes=*) bytes=${word#*=} ;; esac; done
 stty raw -echo
 echo SERIAL-READY
-md5=$(head -c 1048576 | md5sum | cut -d' ' -f1)
+md5=$(head -c "$bytes" | md5sum | cut -d' ' -f1)
 stty sane
 echo "SERIAL-MD5 $md5"
