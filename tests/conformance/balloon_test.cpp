@@ -267,18 +267,13 @@ TEST_P(Balloon, StopsAndStartsUnderTraffic) {
   std::thread asks([&] {
     while (!stop) static_cast<void>(balloon_->stats(std::chrono::milliseconds(1)));
   });
-  for (int round = 0; round < 30; ++round) {
+  for (unsigned round = 0; round < 30; ++round) {
     for (uint16_t head = 0; head < 8; ++head) {
       guest_->rings[kInflate].descriptor(head, kHighBase, 4096);
       guest_->rings[kInflate].offer(head);
     }
     guest_->transport->kick(kInflate);
-    if (round % 10 == 9) {
-      guest_->bring_up();
-    } else {
-      guest_->transport->transport().pause();
-      guest_->transport->transport().resume();
-    }
+    guest_->stop_and_start(round);
   }
   stop = true;
   asks.join();

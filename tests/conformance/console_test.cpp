@@ -291,15 +291,10 @@ TEST_P(Console, StopsAndStartsUnderTraffic) {
   std::thread types([&] {
     while (!stop) cables_[0].type("some text");
   });
-  for (int round = 0; round < 30; ++round) {
+  for (unsigned round = 0; round < 30; ++round) {
     offer_buffers(kReceive, 8, 8);
     for (uint16_t head = 0; head < 8; ++head) print(kTransmit, "output", head);
-    if (round % 10 == 9) {
-      guest_->bring_up();
-    } else {
-      guest_->transport->transport().pause();
-      guest_->transport->transport().resume();
-    }
+    guest_->stop_and_start(round);
   }
   stop = true;
   types.join();

@@ -142,13 +142,25 @@ class FakeGuest {
     ASSERT_EQ(transport->status(), kRunning);
   }
 
+  // Stops the device and starts it again: by a reset in each tenth round (true), else by a pause.
+  bool stop_and_start(unsigned round) {
+    if (round % 10 == 9) {
+      bring_up();
+      return true;
+    }
+    transport->transport().pause();
+    transport->transport().resume();
+    return false;
+  }
+
   // Waits until the device has used `index` entries of the queue in all; false at the deadline.
   bool wait_used(uint16_t queue, uint16_t index) {
     for (;;) {
       const uint64_t seen = transport->queue_interrupts(queue).count();
-      if (rings[queue].used_index() == index) return true;
-      rings[queue].set_used_event(rings[queue].used_index());
-      if (rings[queue].used_index() == index) return true;
+      const uint16_t used = rings[queue].used_index();
+      if (used == index) return true;
+      rings[queue].set_used_event(used);
+      if (rings[queue].used_index() != used) continue;  // it may have passed the event before it was set
       if (!transport->queue_interrupts(queue).wait_past(seen)) return false;
     }
   }

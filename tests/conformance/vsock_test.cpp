@@ -296,13 +296,7 @@ TEST_P(VsockDevice, StopsAndStartsUnderTraffic) {
   for (uint32_t round = 0; round < 40; ++round) {
     EXPECT_TRUE(send(Op::request, 100 + round, 80));
     EXPECT_TRUE(send(Op::rw, 100 + round, 80, "some data"));
-    if (round % 10 == 9) {
-      guest_->bring_up();
-      offer_receive_buffers();
-    } else {
-      guest_->transport->transport().pause();
-      guest_->transport->transport().resume();
-    }
+    if (guest_->stop_and_start(round)) offer_receive_buffers();
   }
   stop = true;
   host.join();
