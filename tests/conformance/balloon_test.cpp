@@ -149,6 +149,8 @@ TEST_P(Balloon, TheTargetIsInTheConfigurationAndItsChangeIsTold) {
   set_config(4, 3);
   EXPECT_EQ(balloon_->stats(std::chrono::milliseconds(0)).target, 4 * kPage);
   EXPECT_EQ(balloon_->stats(std::chrono::milliseconds(0)).actual, 3 * kPage);
+  set_config(4, 2);
+  EXPECT_EQ(balloon_->stats(std::chrono::milliseconds(0)).most, 3 * kPage);
   EXPECT_FALSE(guest_->transport->transport().resize(~uint64_t{0}));
 }
 
@@ -250,6 +252,16 @@ TEST_P(BalloonStatistics, OfAGuestWithoutADriverAreEmptyAtOnce) {
   EXPECT_LT(Clock::now() - began, kDeadline / 2);
   EXPECT_FALSE(stats.free);
   EXPECT_FALSE(stats.time);
+}
+
+TEST_P(BalloonStatistics, OutliveAResetAndAreNotAskedForUntilThereIsADriverAgain) {
+  start();
+  offer({{4, 100}});
+  while (balloon_->stats(std::chrono::milliseconds(0)).free != 100) std::this_thread::yield();
+  guest_->bring_up();
+  const auto began = Clock::now();
+  EXPECT_EQ(balloon_->stats(kDeadline).free, 100U);
+  EXPECT_LT(Clock::now() - began, kDeadline / 2);
 }
 
 TEST_P(BalloonStatistics, OutliveAPauseWithTheirBuffer) {

@@ -19,7 +19,7 @@ void print_balloon(const BalloonStats& balloon) {
   };
   fmt::print(stderr, "balloon\n");
   line("asked for", balloon.target);
-  line("given", balloon.actual);
+  line("given at most", balloon.most);  // at the end a guest has taken all back
   if (!balloon.time) return;
   const auto age = std::chrono::steady_clock::now() - *balloon.time;
   fmt::print(stderr, "memory of the guest, as told {} s ago\n",

@@ -108,6 +108,7 @@ void VirtioBalloon::write_config(uint32_t offset, std::span<const std::byte> in)
   Config config{.num_pages = 0, .actual = actual_, .free_page_hint_cmd_id = 0, .poison_val = poison_};
   std::memcpy(reinterpret_cast<std::byte*>(&config) + offset, in.data(), in.size());
   actual_ = config.actual;
+  most_ = std::max<uint32_t>(most_, config.actual);
   poison_ = config.poison_val;
 }
 
@@ -142,7 +143,7 @@ void VirtioBalloon::reset() {
   poison_ = 0;
   pages_.reset();
   const std::scoped_lock stats_lock(stats_mutex_);
-  stats_ = {};
+  handed_over_ = false;  // the figures stay, and say how old they are
 }
 
 bool VirtioBalloon::work() {
@@ -228,6 +229,7 @@ void VirtioBalloon::parse_statistics(const Chain& chain) {
   // The buffer that a driver hands over before it was ever asked may be empty.
   if (count != 0) stats_.time = std::chrono::steady_clock::now();
   ++stats_count_;
+  handed_over_ = true;
   stats_came_.notify_all();
 }
 
@@ -238,7 +240,7 @@ BalloonStats VirtioBalloon::stats(std::chrono::milliseconds patience) {
     const DeviceThread::Lock lock(thread_);
     const std::scoped_lock stats_lock(stats_mutex_);
     seen = stats_count_;
-    asked = queues_[kStatistics].usable() && seen != 0;  // else its driver has never handed over a buffer
+    asked = queues_[kStatistics].usable() && handed_over_;
     if (statistics_) {
       queues_[kStatistics].complete(std::move(*statistics_), 0);
       statistics_.reset();
@@ -250,6 +252,7 @@ BalloonStats VirtioBalloon::stats(std::chrono::milliseconds patience) {
   BalloonStats stats = stats_;
   stats.target = uint64_t{target_} * BalloonPages::kPage;
   stats.actual = uint64_t{actual_} * BalloonPages::kPage;
+  stats.most = uint64_t{most_} * BalloonPages::kPage;
   return stats;
 }
 

@@ -67,6 +67,7 @@ class VirtioBalloon final : public VirtioDevice {
   // Written by vCPU threads through the configuration space, and by resize().
   std::atomic<uint32_t> target_;     // pages
   std::atomic<uint32_t> actual_{0};  // that the guest says it has given
+  std::atomic<uint32_t> most_{0};    // the largest of those
   std::atomic<uint32_t> poison_{0};  // what free pages are filled with
   std::atomic<uint64_t> acked_{0};
 
@@ -80,6 +81,7 @@ class VirtioBalloon final : public VirtioDevice {
   std::condition_variable stats_came_;
   BalloonStats stats_;
   uint64_t stats_count_ = 0;
+  bool handed_over_ = false;  // the driver has given a buffer since the last reset
 };
 
 std::unique_ptr<VirtioDevice> create_virtio_balloon(std::string_view spec, const CreateContext&);

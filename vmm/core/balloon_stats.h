@@ -11,7 +11,8 @@ namespace minivmm {
 // what it tells may be anything.
 struct BalloonStats {
   uint64_t target = 0;                                        // that the guest is asked to give,
-  uint64_t actual = 0;                                        // and that it says it has given
+  uint64_t actual = 0;                                        // that it says it has given,
+  uint64_t most = 0;                                          // and the most that it ever had
   std::optional<std::chrono::steady_clock::time_point> time;  // when the rest came; empty: never
   std::optional<uint64_t> swapped_in, swapped_out;
   std::optional<uint64_t> major_faults, minor_faults;  // events
