@@ -93,7 +93,7 @@ def a_machine_has_a_working_network_without_being_told():
             guest(f"ping -c 1 -W 20 {target}")
         guest.carries_much(LAN)
         guest.carries_much(f"[{LAN6}]")
-        equal("bytes out by SSH", guest(f"dd if=/dev/zero bs=64k count=32 2>/dev/null | md5sum").split()[0],
+        equal("bytes out by SSH", guest("dd if=/dev/zero bs=64k count=32 2>/dev/null | md5sum").split()[0],
               guest("md5sum", input=bytes(32 << 16)).split()[0])
 
         # The host's loopback stays the host's.

@@ -1,8 +1,8 @@
 // What busybox has no program for, in the guests of network cases:
-//   net-packets udp-ask ADDRESS PORT BYTES   sends a datagram and says whether the same came back: "same" or "nothing"
-//   net-packets udp-echo PORT                sends back each datagram, for ever
-//   net-packets udp-flood ADDRESS PORT SECS   sends datagrams of 1400 bytes as fast as it can
-//   net-packets frames INTERFACE             sends the Ethernet frames on standard input, one a line, in hexadecimal
+//   net-packets udp-ask ADDRESS PORT BYTES   sends a datagram and says whether the same came back: "same" or
+//   "nothing" net-packets udp-echo PORT                sends back each datagram, for ever net-packets
+//   udp-flood ADDRESS PORT SECS   sends datagrams of 1400 bytes as fast as it can net-packets frames
+//   INTERFACE             sends the Ethernet frames on standard input, one a line, in hexadecimal
 #include <arpa/inet.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
@@ -39,7 +39,8 @@ int connected(const char* address, const char* port) {
   const bool is_v4 = inet_pton(AF_INET, address, &v4.sin_addr) == 1;
   if (!is_v4 && inet_pton(AF_INET6, address, &v6.sin6_addr) != 1) die(address);
   const int fd = socket(is_v4 ? AF_INET : AF_INET6, SOCK_DGRAM, 0);
-  const sockaddr* const to = is_v4 ? reinterpret_cast<const sockaddr*>(&v4) : reinterpret_cast<const sockaddr*>(&v6);
+  const sockaddr* const to =
+      is_v4 ? reinterpret_cast<const sockaddr*>(&v4) : reinterpret_cast<const sockaddr*>(&v6);
   if (fd < 0 || connect(fd, to, is_v4 ? sizeof v4 : sizeof v6) != 0) die(address);
   return fd;
 }
@@ -72,7 +73,8 @@ int udp_echo(const char* port) {
     sockaddr_in6 from{};
     socklen_t size = sizeof from;
     const ssize_t got = recvfrom(fd, data.data(), data.size(), 0, reinterpret_cast<sockaddr*>(&from), &size);
-    if (got >= 0) sendto(fd, data.data(), static_cast<size_t>(got), 0, reinterpret_cast<const sockaddr*>(&from), size);
+    if (got >= 0)
+      sendto(fd, data.data(), static_cast<size_t>(got), 0, reinterpret_cast<const sockaddr*>(&from), size);
   }
 }
 
@@ -95,7 +97,8 @@ int frames(const char* interface) {
   while (std::fgets(line.data(), static_cast<int>(line.size()), stdin) != nullptr) {
     std::string frame;
     unsigned byte = 0;
-    for (const char* at = line.data(); std::sscanf(at, "%2x", &byte) == 1; at += 2) frame += static_cast<char>(byte);
+    for (const char* at = line.data(); std::sscanf(at, "%2x", &byte) == 1; at += 2)
+      frame += static_cast<char>(byte);
     if (send(fd, frame.data(), frame.size(), 0) != static_cast<ssize_t>(frame.size())) die("send");
     ++sent;
   }
