@@ -1,10 +1,17 @@
-"""Queues that others work on: the kernel's vhost-net, and by vhost-user a switch."""
+"""Queues that others work on: the kernel's vhost-net and vhost-vsock, and by vhost-user a switch and virtiofsd."""
 
 import os
+import shutil
+import socket
 import subprocess
+import threading
+import time
 
+from cases.links import read_to_end, vsock_from_guest
 from cases.net_tap import INITRD, Network
-from harness import BOOT_S, HERE, STEP_S, Vm, case, check, equal, run, scratch, script
+from harness import BOOT_S, HERE, STEP_S, Config, Vm, asset, case, check, equal, md5, run, scratch, script
+
+USER = 1000   # no rights, and no entry in any file
 
 ECHO = """
 import socketserver
@@ -88,3 +95,94 @@ def a_vhost_user_back_end_moves_the_frames_and_may_come_and_go():
                 vm.expect(r"^PLUG-IT-IN")
                 with Helper(network, *serve):
                     end_of_script(vm, "TCP", "cable", "reload")
+
+
+def fill_tree(folder):
+    os.makedirs(os.path.join(folder, "a", "b c"))
+    for name, size in [("empty", 0), ("small", 17), ("a/large", 3 << 20), ("a/b c/odd name \u00fc", 70000)]:
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(os.urandom(size))
+    for number in range(200):
+        with open(os.path.join(folder, "a", str(number)), "w") as file:
+            file.write(str(number))
+
+
+def sums(folder):
+    """As sums() of tests/e2e/guest/share.sh."""
+    return run(["sh", "-c", 'cd "$1" && find . -type f | LC_ALL=C sort | while read -r file; do md5sum "$file"; done | '
+                'md5sum | cut -c1-32', "sh", folder]).strip()
+
+
+def servers_of(folder):
+    return subprocess.run(["pgrep", "-f", "[v]irtiofsd.*" + folder], stdout=subprocess.PIPE, text=True).stdout.split()
+
+
+def wait_until(what, holds):
+    deadline = time.monotonic() + STEP_S
+    while not holds():
+        check(time.monotonic() < deadline, f"it does not come to this: {what}")
+        time.sleep(0.1)
+
+
+@case
+def an_ordinary_users_folders_are_shared_with_the_guest():
+    work, lib = scratch("work"), scratch("lib")
+    fill_tree(os.path.join(work, "tree"))
+    os.makedirs(lib)
+    with open(os.path.join(lib, "file"), "w") as file:
+        file.write("as it was")
+    own = {name: scratch(name) for name in ("vmm", "kernel", "initrd")}   # where that user may read
+    shutil.copy(Config.vmm, own["vmm"])
+    shutil.copy(asset("kernel"), own["kernel"])
+    shutil.copy(asset("initrd-links"), own["initrd"])
+    os.chmod(Config.scratch, 0o711)
+    run(["chown", "-R", f"{USER}:{USER}", os.path.dirname(work)])
+    run(["chmod", "666", "/dev/kvm"])
+    # With groups of its own, which virtiofsd would have to drop.
+    as_user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", f"--groups={USER},44", "--inh-caps=-all",
+               "env", f"TMPDIR={os.path.dirname(work)}", "sh", "-c", f"shift; exec {own['vmm']} \"$@\"", "sh"]
+    with Vm("--no-reboot", *script("share"), "--share", f"{work}:work", "--share", f"{lib}:lib:ro",
+            "--kernel", own["kernel"], "--initrd", own["initrd"], kernel=None, initrd=None, memory="256M",
+            within=as_user) as vm:
+        match = vm.expect_end(r"^MINIVMM-SCRIPT-RC (\d+)", BOOT_S + 3 * STEP_S)
+        check(match[1] == "0", f"the guest's script failed:\n{vm.last_lines(60)}")
+        said = dict(line.split()[1:3] for line in vm.text.splitlines() if line.startswith("SHARE ") and len(line.split()) == 3)
+    wanted = sums(os.path.join(work, "tree"))
+    equal("the tree's checksum in the guest", said.get("tree"), wanted)
+    equal("the checksum of the guest's copy there", said.get("copy"), wanted)
+    equal("the checksum of the guest's copy here", sums(os.path.join(work, "copy")), wanted)
+    equal("the md5 of what the guest wrote", md5(os.path.join(work, "made")), said.get("made"))
+    equal("the owner of what the guest wrote", os.stat(os.path.join(work, "made")).st_uid, USER)
+    equal("what is shared for reading", (os.listdir(lib), open(os.path.join(lib, "file")).read()), (["file"], "as it was"))
+    equal("the virtiofsds left behind", servers_of(work), [])
+    with Vm("--share", f"{work}:work", "--kernel", own["kernel"], kernel=None, initrd=None, within=as_user) as vm:
+        wait_until("virtiofsd is there", lambda: servers_of(work))
+        vm.process.kill()
+        wait_until("virtiofsd has gone with a minivmm that was killed", lambda: not servers_of(work))
+
+
+@case
+def a_guests_sockets_are_the_hosts_with_vhost_vsock():
+    run(["modprobe", "vhost_vsock"])
+    server = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    server.bind((socket.VMADDR_CID_ANY, 8080))
+    server.listen(1)
+    server.settimeout(BOOT_S + STEP_S)
+    with server, Vm("--no-reboot", *script("vhost-vsock"), "--vsock", "cid=77,vhost=on", initrd="initrd-links") as vm:
+        vsock_from_guest(vm, server)
+        vm.expect(r"^VSOCK-LISTENS")
+        data = os.urandom(1 << 20)
+        with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as stream:
+            stream.settimeout(STEP_S)
+            stream.connect((77, 1234))
+
+            def send():
+                stream.sendall(data)
+                stream.shutdown(socket.SHUT_WR)
+
+            sender = threading.Thread(target=send, daemon=True)
+            sender.start()
+            check(read_to_end(stream) == data, "what came back is not what was sent")
+            sender.join(STEP_S)
+        vm.expect(r"^LINK echoed")
+        vm.expect_end(r"^MINIVMM-SCRIPT-RC 0")
