@@ -256,7 +256,7 @@ Result<uint16_t> Virtqueue::hand_over_index() const {
   const auto count = static_cast<uint16_t>(given_back_.size());
   const auto first = static_cast<uint16_t>(next_avail_ - count);
   for (uint16_t i = 0; i < count; ++i) {
-    const auto slot = static_cast<uint16_t>(first + i) % layout_.size;
+    const auto slot = static_cast<uint16_t>(static_cast<uint16_t>(first + i) % layout_.size);
     const uint16_t head =
         at<uint16_t>(driver_, virtio::kAvailRing + uint64_t{2} * slot).load(std::memory_order_relaxed);
     if (head != given_back_[count - 1U - i])  // taken from the back, oldest first
