@@ -12,7 +12,7 @@ namespace {
 constexpr uint64_t kWake = ~uint64_t{0};
 }
 
-DeviceThread::DeviceThread(std::string name, Hooks hooks)
+DeviceThread::DeviceThread(const std::string& name, Hooks hooks)
     : name_(name.substr(0, 15)), hooks_(std::move(hooks)), epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
   if (!epoll_ || !watch(wake_.fd(), EPOLLIN, kWake)) throw_errno("watch a device's descriptors");
 }

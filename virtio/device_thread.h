@@ -29,7 +29,7 @@ class DeviceThread {
   };
 
   // Starts nothing yet. Throws HostError when the host has no descriptors left.
-  DeviceThread(std::string name, Hooks hooks);
+  DeviceThread(const std::string& name, Hooks hooks);
   DeviceThread(const DeviceThread&) = delete;
   DeviceThread& operator=(const DeviceThread&) = delete;
   ~DeviceThread() { stop(); }
