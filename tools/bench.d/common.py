@@ -139,7 +139,7 @@ def partial(folder, name):
 
 def run_rig(folder):
     """The status of inside.py; None if nothing was heard of it for SILENCE_S (its own time limits are shorter)."""
-    rig = subprocess.Popen([os.path.join(TOOLS, "rig"), "--auto", "--timeout", "7200", "--out", folder, "--",
+    rig = subprocess.Popen([os.path.join(TOOLS, "rig"), "--auto", "--memory", "8G", "--timeout", "7200", "--out", folder, "--",
                             "/usr/bin/python3", "-B", os.path.join(HERE, "inside.py"), folder],
                            stdin=subprocess.DEVNULL)
     try:

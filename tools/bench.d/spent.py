@@ -20,10 +20,20 @@ def need_kvm_counters():
         run("mount", "-t", "debugfs", "debugfs", "/sys/kernel/debug")
 
 
+# KVM's own counters of why a guest was left: all, an instruction that idles, a doorbell or a device's register, a port,
+# an interrupt of the host's (its own timers and devices', and the kick for one that is to be given to the guest), the
+# guest being ready to take one that had to wait.
+EXITS = {"exits": "exits", "halt": "halt_exits", "mmio": "mmio_exits", "port": "io_exits", "host irq": "irq_exits",
+         "irq window": "irq_window_exits"}
+
+
 def kvm_exits():
-    """Exits of all guests so far."""
-    with open("/sys/kernel/debug/kvm/exits") as file:
-        return int(file.read())
+    """Exits of all guests so far, by EXITS."""
+    counts = {}
+    for name, path in EXITS.items():
+        with open(f"/sys/kernel/debug/kvm/{path}") as file:
+            counts[name] = int(file.read())
+    return counts
 
 
 TICK_US = 1e6 / os.sysconf("SC_CLK_TCK")

@@ -14,7 +14,7 @@ for job in $(echo "$jobs" | tr ',' ' '); do
   before=$(interrupts)
   echo "JOB-BEGIN $number"
   /usr/bin/fio --name=job "--filename=/dev/$1" --direct=1 "--rw=$2" "--bs=$3" "--iodepth=$4" "--ioengine=$engine" \
-    "--runtime=$5" --time_based --norandommap --randrepeat=0 --output-format=terse --terse-version=3 >/tmp/out 2>/tmp/err ||
+    "--runtime=$5" --time_based --clocksource=clock_gettime --norandommap --randrepeat=0 --output-format=terse --terse-version=3 >/tmp/out 2>/tmp/err ||
     { cat /tmp/out /tmp/err; exit 1; }
   after=$(interrupts)
   # fio(1), "TERSE OUTPUT": read and write each have KiB, bandwidth, IOPS, ms; ...; mean total latency in us.
