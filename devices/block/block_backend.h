@@ -74,6 +74,11 @@ class BlockBackend {
   // Errc::unsupported, Errc::no_space, Errc::io, Errc::corrupt: it failed; a repeated request does no harm
   // either.
   virtual Task<Result<void>> run(IoEngine&, BlockRequest) = 0;
+  // A read that needs no wait, and so no task: true if `data` has all of it now. False: `data` may hold
+  // anything, and run() is the way. Any thread.
+  virtual bool read_now(uint64_t /*offset*/, uint64_t /*length*/, std::span<const iovec> /*data*/) {
+    return false;
+  }
   // The state of the bytes from `offset`, at most `length` of them.
   virtual Task<Result<BlockExtent>> extent(IoEngine&, uint64_t offset, uint64_t length) = 0;
   // Changes the capacity. Not below what requests in flight use. Errc::unsupported, Errc::no_space, Errc::io.

@@ -58,6 +58,10 @@ class BlockFile {
                                   const StopFlag* stop = nullptr);
   virtual Task<Result<void>> write(IoEngine&, uint64_t offset, std::span<const iovec> pieces,
                                    const StopFlag* stop = nullptr);
+  // The same where it needs no wait, and so no task; false: it was done in part, or not at all. Reading: the
+  // page cache has all of it.
+  virtual bool read_now(uint64_t offset, uint64_t length, std::span<const iovec> pieces);
+  virtual bool write_now(uint64_t offset, uint64_t length, std::span<const iovec> pieces);
   // What was written before is on stable storage. Once the kernel said that it lost some of it (EIO), every
   // later sync fails too: nobody may believe that it was saved after all.
   virtual Task<Result<void>> sync(IoEngine&);
@@ -93,8 +97,10 @@ class BlockFile {
   Task<Result<void>> run_whole(IoEngine&, BlockScript& script);
   Result<void> outcome(const FileCalls& work);
   Task<Result<void>> fill_with_zeroes(IoEngine&, uint64_t offset, uint64_t length);
-  int64_t read_now(uint64_t offset, std::span<const iovec> pieces) const;
-  int64_t write_now(uint64_t offset, std::span<const iovec> pieces);
+  int64_t read_cached(uint64_t offset, std::span<const iovec> pieces) const;
+  int64_t write_waiting(uint64_t offset, std::span<const iovec> pieces);
+  void wrote(uint64_t end, uint64_t bytes);
+  bool by_caller(uint64_t bytes) const;  // is such a transfer the calling thread's own to make?
   bool worth_doing_now(uint64_t bytes) const;
   bool aligned(uint64_t offset, std::span<const iovec> pieces) const;
   RangeLock::Held claim(IoEngine&, uint64_t offset, uint64_t length, RangeLock::Mode);

@@ -94,8 +94,8 @@ Task<Result<void>> BlockFile::read_plain(IoEngine& engine, uint64_t offset, std:
     const uint64_t size = this->size();
     const auto now = cursor.next();
     int64_t moved = -EAGAIN;
-    if (cursor.left() <= kNowBytes && options_.cache != CacheMode::none) {
-      moved = read_now(offset + cursor.done(), now);
+    if (by_caller(cursor.left())) {
+      moved = read_cached(offset + cursor.done(), now);
     }
     if (moved < 0) moved = co_await engine.read(fd_.get(), offset + cursor.done(), now);
     if (try_again(moved)) continue;
@@ -118,7 +118,7 @@ Task<Result<void>> BlockFile::write_plain(IoEngine& engine, uint64_t offset, std
     const auto now = cursor.next();
     int64_t moved = 0;
     if (worth_doing_now(cursor.left())) {
-      moved = write_now(offset + cursor.done(), now);
+      moved = write_waiting(offset + cursor.done(), now);
     } else {
       moved = co_await engine.write(fd_.get(), offset + cursor.done(), now);
     }
@@ -126,15 +126,34 @@ Task<Result<void>> BlockFile::write_plain(IoEngine& engine, uint64_t offset, std
     if (moved < 0) co_return io_failure(moved);
     if (moved == 0) co_return fail(Errc::io, "the disk image takes no more");
     cursor.advance(static_cast<uint64_t>(moved));
-    grow(offset + cursor.done());
-    if (options_.cache != CacheMode::none)
-      unsynced_.fetch_add(static_cast<uint64_t>(moved), std::memory_order_relaxed);
+    wrote(offset + cursor.done(), static_cast<uint64_t>(moved));
   }
   co_return Result<void>{};
 }
 
+bool BlockFile::read_now(uint64_t offset, uint64_t length, std::span<const iovec> pieces) {
+  if (!by_caller(length) || pieces.size() > TransferCursor::kMaxPieces) return false;
+  return read_cached(offset, pieces) == static_cast<int64_t>(length);
+}
+
+bool BlockFile::write_now(uint64_t offset, uint64_t length, std::span<const iovec> pieces) {
+  if (!worth_doing_now(length) || pieces.size() > TransferCursor::kMaxPieces) return false;
+  const int64_t moved = write_waiting(offset, pieces);
+  if (moved > 0) wrote(offset + static_cast<uint64_t>(moved), static_cast<uint64_t>(moved));
+  return moved == static_cast<int64_t>(length);
+}
+
+void BlockFile::wrote(uint64_t end, uint64_t bytes) {
+  grow(end);
+  if (options_.cache != CacheMode::none) unsynced_.fetch_add(bytes, std::memory_order_relaxed);
+}
+
+bool BlockFile::by_caller(uint64_t bytes) const {
+  return options_.cache != CacheMode::none && bytes <= kNowBytes;
+}
+
 // What the page cache has. Anything else is negative, and for the engine to find out.
-int64_t BlockFile::read_now(uint64_t offset, std::span<const iovec> pieces) const {
+int64_t BlockFile::read_cached(uint64_t offset, std::span<const iovec> pieces) const {
   return ::preadv2(fd_.get(), pieces.data(), static_cast<int>(pieces.size()), static_cast<off_t>(offset),
                    RWF_NOWAIT);
 }
@@ -143,11 +162,10 @@ int64_t BlockFile::read_now(uint64_t offset, std::span<const iovec> pieces) cons
 // file: more dear than to copy a little into the page cache, and no more parallel. Not for a while after that
 // made us wait (for a block to be read, for dirty pages to be written), because reads wait behind us.
 bool BlockFile::worth_doing_now(uint64_t bytes) const {
-  return options_.cache != CacheMode::none && bytes <= kNowBytes &&
-         now_ns() >= not_now_until_.load(std::memory_order_relaxed);
+  return by_caller(bytes) && now_ns() >= not_now_until_.load(std::memory_order_relaxed);
 }
 
-int64_t BlockFile::write_now(uint64_t offset, std::span<const iovec> pieces) {
+int64_t BlockFile::write_waiting(uint64_t offset, std::span<const iovec> pieces) {
   const int64_t before = now_ns();
   const ssize_t moved =
       ::pwritev(fd_.get(), pieces.data(), static_cast<int>(pieces.size()), static_cast<off_t>(offset));

@@ -25,6 +25,9 @@ class RawImage final : public BlockBackend {
   std::string_view format() const override { return "raw"; }
 
   Task<Result<void>> run(IoEngine&, BlockRequest) override;
+  bool read_now(uint64_t offset, uint64_t length, std::span<const iovec> data) override {
+    return file_->read_now(offset, length, data);
+  }
   Task<Result<BlockExtent>> extent(IoEngine&, uint64_t offset, uint64_t length) override;
   Task<Result<void>> resize(IoEngine&, uint64_t capacity_bytes) override;
   Task<Result<void>> refresh(IoEngine&) override;

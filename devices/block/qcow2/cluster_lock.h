@@ -2,6 +2,7 @@
 // Fair: nobody overtakes one who waits for the same clusters.
 #pragma once
 
+#include <atomic>
 #include <coroutine>
 #include <cstdint>
 #include <mutex>
@@ -37,11 +38,15 @@ class ClusterLock {
       mode_ = mode;
       return {*this};
     }
+    // Takes it at once, or not at all.
+    bool try_take(uint64_t first, uint64_t last, Mode mode);
     void leave();
 
    private:
     friend class ClusterLock;
     bool enter(std::coroutine_handle<> waiter);  // true: it has to wait
+    void link();                                 // the newest one; under the guard
+    void unlink();
     bool conflicts(const Hold& other) const {
       return first_ <= other.last_ && other.first_ <= last_ &&
              (mode_ == Mode::exclusive || other.mode_ == Mode::exclusive);
@@ -59,14 +64,28 @@ class ClusterLock {
     bool held_ = false;
   };
 
+ public:
+  // For a read that is done at once, by a thread that takes no lock and looks before and after: what it read
+  // counts if nobody had, wanted or got an exclusive lock meanwhile.
+  struct Look {
+    uint64_t seen;
+    bool quiet() const { return seen % kChange == 0; }
+  };
+  Look look() const { return {changes_.load(std::memory_order_acquire)}; }
+  // An exchange, as no load is kept behind the loads before it. Pairs with enter()'s.
+  bool same(Look before) { return changes_.fetch_add(0, std::memory_order_acq_rel) == before.seen; }
+
  private:
+  static constexpr uint64_t kChange = uint64_t{1} << 32;
   bool must_wait(const Hold& hold) const;
+  bool has_exclusive() const { return changes_.load(std::memory_order_relaxed) % kChange != 0; }
 
   std::mutex guard_;
   Hold* oldest_ = nullptr;  // holders and waiters in the order they came
   Hold* newest_ = nullptr;
-  unsigned exclusive_ = 0;  // among them
   unsigned waiting_ = 0;
+  // Changed under the guard: kChange times how many exclusive ones ever came, and how many there are.
+  std::atomic<uint64_t> changes_{0};
 };
 
 }  // namespace minivmm::qcow2

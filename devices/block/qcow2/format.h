@@ -3,8 +3,11 @@
 // checked each field alone, Layout's functions what follows from several.
 #pragma once
 
+#include <endian.h>
+
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <span>
 #include <string>
@@ -181,13 +184,13 @@ std::vector<std::byte> encode_snapshots(std::span<const Snapshot>);
 
 inline uint64_t load_be64(const std::byte* at) {
   uint64_t value = 0;
-  for (int i = 0; i < 8; ++i) value = value << 8 | static_cast<uint8_t>(at[i]);
-  return value;
+  std::memcpy(&value, at, sizeof(value));
+  return be64toh(value);
 }
 inline uint32_t load_be32(const std::byte* at) {
   uint32_t value = 0;
-  for (int i = 0; i < 4; ++i) value = value << 8 | static_cast<uint8_t>(at[i]);
-  return value;
+  std::memcpy(&value, at, sizeof(value));
+  return be32toh(value);
 }
 inline void store_be32(std::byte* at, uint32_t value) {
   for (int i = 3; i >= 0; --i, value >>= 8) at[i] = static_cast<std::byte>(value);

@@ -64,6 +64,9 @@ Task<Result<void>> Image::run(IoEngine& engine, BlockRequest request) {
   }
 }
 
+bool Image::read_now(uint64_t offset, uint64_t length, std::span<const iovec> data) {
+  return runtime_->read_now(offset, length, data);
+}
 Task<Result<BlockExtent>> Image::extent(IoEngine& engine, uint64_t offset, uint64_t length) {
   return runtime_->extent(engine, offset, length);
 }

@@ -44,6 +44,7 @@ class Image final : public BlockBackend {
   BlockGeometry geometry() const override;  // optimal_io: the (sub)cluster
   std::string_view format() const override { return "qcow2"; }
   Task<Result<void>> run(IoEngine& engine, BlockRequest request) override;
+  bool read_now(uint64_t offset, uint64_t length, std::span<const iovec> data) override;
   Task<Result<BlockExtent>> extent(IoEngine& engine, uint64_t offset, uint64_t length) override;
   Task<Result<void>> resize(IoEngine& engine, uint64_t capacity_bytes) override;
   Task<Result<void>> close(IoEngine& engine) override;

@@ -10,10 +10,49 @@ namespace minivmm::qcow2 {
 namespace {
 
 constexpr unsigned kMostParts = 64;  // of one request, in flight together
+// Reads that go without read_now() after one that it could not do: what is not cached costs a system call in
+// vain each time.
+constexpr unsigned kNotNow = 15;
 
 }  // namespace
 
 Task<Result<void>> Runtime::read(IoEngine& engine, BlockRequest request) {
+  const unsigned wait = not_now_.load(std::memory_order_relaxed);
+  if (wait != 0) {
+    not_now_.store(wait - 1, std::memory_order_relaxed);
+  } else if (read_now(request.offset, request.length, request.data)) {
+    co_return Result<void>{};
+  } else {
+    not_now_.store(kNotNow, std::memory_order_relaxed);
+  }
+  co_return co_await read_locked(engine, request);
+}
+
+// What needs a single look at a table in memory and at what the page cache has. No lock is held while it
+// reads: had a mapping changed meanwhile, it is not valid, and is done again with one.
+bool Runtime::read_now(uint64_t guest, uint64_t length, std::span<const iovec> pieces) {
+  const auto before = locks_.look();
+  if (!before.quiet()) return false;
+  Run run;
+  {
+    const std::scoped_lock guard(mutex_);
+    const auto got = lookup(guest, length, Purpose::read);
+    if (!got || got->length != length) return false;
+    run = *got;
+  }
+  if (run.cover == Cover::compressed) return false;
+  if (run.cover == Cover::data) {
+    if (!data_->read_now(run.host, length, pieces)) return false;
+  } else if (run.cover == Cover::unallocated && backed(guest)) {
+    if (length > options_.backing->capacity() - guest || !options_.backing->read_now(guest, length, pieces))
+      return false;
+  } else {
+    fill_zero(pieces);
+  }
+  return locks_.same(before);
+}
+
+Task<Result<void>> Runtime::read_locked(IoEngine& engine, BlockRequest request) {
   ClusterLock::Hold hold(locks_);
   co_await hold.take(engine, request.offset >> layout_.cluster_bits,
                      (request.offset + request.length - 1) >> layout_.cluster_bits,

@@ -66,6 +66,7 @@ class Runtime {
 
   // --- read_path.cpp
   Task<Result<void>> read(IoEngine& engine, BlockRequest request);
+  bool read_now(uint64_t guest, uint64_t length, std::span<const iovec> pieces);
   Task<Result<BlockExtent>> extent(IoEngine& engine, uint64_t offset, uint64_t length);
   // --- write_path.cpp
   Task<Result<void>> write(IoEngine& engine, BlockRequest request);
@@ -119,6 +120,7 @@ class Runtime {
   Task<void> give_back(IoEngine& engine, HostRun run);  // allocated and never referred to
 
   // --- read_path.cpp
+  Task<Result<void>> read_locked(IoEngine& engine, BlockRequest request);
   // The caller holds the clusters' lock.
   Task<Result<void>> read_mapped(IoEngine& engine, uint64_t guest, uint64_t length,
                                  std::span<const iovec> pieces, const StopFlag* stop);
@@ -132,6 +134,8 @@ class Runtime {
   Task<Result<bool>> reads_zero(IoEngine& engine, uint64_t guest, uint64_t length);
 
   // --- write_path.cpp
+  bool write_now(const BlockRequest& request, uint64_t first, uint64_t last);
+  Task<Result<void>> write_locked(IoEngine& engine, BlockRequest request, uint64_t first, uint64_t last);
   // False: it has to change the mapping.
   Task<Result<bool>> write_in_place(IoEngine& engine, uint64_t guest, uint64_t length,
                                     std::span<const iovec> pieces, const StopFlag* stop);
@@ -222,9 +226,10 @@ class Runtime {
   std::array<std::byte, kSectorSize> first_sector_;
   std::atomic<uint64_t> capacity_;
   std::atomic<bool> corrupt_{false};
-  std::atomic<bool> in_use_{false};  // the dirty bit is set, or need not be
-  std::atomic<bool> grown_{false};   // the file, ahead of its use
-  std::mutex growing_;               // the file's size
+  std::atomic<bool> in_use_{false};   // the dirty bit is set, or need not be
+  std::atomic<bool> grown_{false};    // the file, ahead of its use
+  std::mutex growing_;                // the file's size
+  std::atomic<unsigned> not_now_{0};  // so many reads are not tried at once: one could not be, lately
   DecompressedCache decompressed_;
 
   mutable std::mutex mutex_;  // all that follows

@@ -1,6 +1,7 @@
 #include "devices/block/qcow2/table_cache.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace minivmm::qcow2 {
 
@@ -8,6 +9,7 @@ namespace {
 
 constexpr uint64_t kLeastTables = 4;    // what one request can need at a time, and a little more
 constexpr unsigned kEvictionLook = 16;  // tables looked at to find one that may go
+constexpr unsigned kSecondChance = 8;   // of them are let off for having been used
 
 }  // namespace
 
@@ -20,10 +22,15 @@ TableCache::TableCache(uint64_t table_bytes, uint64_t limit_bytes)
     : table_bytes_(table_bytes), limit_(std::max(kLeastTables, limit_bytes / table_bytes)) {}
 
 Table* TableCache::find(uint64_t offset) {
-  const auto slot = slots_.find(offset);
-  if (slot == slots_.end() || slot->second.table->loading) return nullptr;
-  if (slot->second.place != recent_.begin()) recent_.splice(recent_.begin(), recent_, slot->second.place);
-  return slot->second.table.get();
+  Table*& last = latest(offset);
+  if (last == nullptr || last->offset != offset) {
+    const auto slot = slots_.find(offset);
+    if (slot == slots_.end()) return nullptr;
+    last = slot->second.table.get();
+  }
+  if (last->loading) return nullptr;
+  last->used = true;
+  return last;
 }
 
 TablePtr TableCache::get(uint64_t offset) {
@@ -44,15 +51,22 @@ void TableCache::evict() {
   for (unsigned looked = 0; slots_.size() >= limit_ && looked < kEvictionLook; ++looked) {
     const auto oldest = std::prev(recent_.end());
     const auto slot = slots_.find(*oldest);
-    const Table& table = *slot->second.table;
-    if (table.loading || table.dirty() || slot->second.table.use_count() > 1) {
+    Table& table = *slot->second.table;
+    const bool used = std::exchange(table.used, false) && looked < kSecondChance;
+    if (used || table.loading || table.dirty() || slot->second.table.use_count() > 1) {
       recent_.splice(recent_.begin(), recent_, oldest);
       continue;
     }
-    slot->second.table->cached = false;
-    slots_.erase(slot);
-    recent_.erase(oldest);
+    remove(slot);
   }
+}
+
+void TableCache::remove(std::unordered_map<uint64_t, Slot>::iterator slot) {
+  Table*& last = latest(slot->first);
+  if (last == slot->second.table.get()) last = nullptr;
+  slot->second.table->cached = false;
+  recent_.erase(slot->second.place);
+  slots_.erase(slot);
 }
 
 TablePtr TableCache::begin_load(uint64_t offset) {
@@ -102,9 +116,7 @@ void TableCache::drop(uint64_t offset) {
   const auto slot = slots_.find(offset);
   if (slot == slots_.end()) return;
   mark_clean(*slot->second.table);
-  slot->second.table->cached = false;
-  recent_.erase(slot->second.place);
-  slots_.erase(slot);
+  remove(slot);
 }
 
 std::vector<TablePtr> TableCache::all_dirty() const {

@@ -2,6 +2,7 @@
 // disk. Nothing in here locks or does I/O: Runtime holds its mutex for every call.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <list>
 #include <map>
@@ -22,6 +23,7 @@ struct Table {
   Result<void> status;  // of the load; the table is not in the cache if that failed
   IoEvent loaded;
   bool cached = false;  // the cache's own (not dropped since)
+  bool used = false;    // since it was last looked at for eviction
   // Nothing on disk refers to it yet, so that it is written before what will.
   bool fresh = false;
   // The bytes newer than the file: [dirty_from, dirty_end), empty if clean.
@@ -60,14 +62,17 @@ class TableCache {
     TablePtr table;
     std::list<uint64_t>::iterator place;
   };
+  Table*& latest(uint64_t offset) { return latest_[offset / table_bytes_ % latest_.size()]; }
   void insert(const TablePtr& table);
+  void remove(std::unordered_map<uint64_t, Slot>::iterator slot);
   void evict();
 
   uint64_t table_bytes_;
   uint64_t limit_;                      // tables
   std::map<uint64_t, TablePtr> dirty_;  // by offset
   std::unordered_map<uint64_t, Slot> slots_;
-  std::list<uint64_t> recent_;  // offsets, the latest used first
+  std::list<uint64_t> recent_;       // offsets: those that were looked at for eviction last, or came, first
+  std::array<Table*, 64> latest_{};  // what find() found, by offset; null where it is not cached any more
 };
 
 }  // namespace minivmm::qcow2

@@ -17,10 +17,32 @@ constexpr uint64_t kMostZeroBytes = 128 << 10;  // written as data; more is left
 }  // namespace
 
 Task<Result<void>> Runtime::write(IoEngine& engine, BlockRequest request) {
-  Result<void> ready = co_await make_room(engine);
-  if (!ready) co_return ready;
   const uint64_t first = request.offset >> layout_.cluster_bits;
   const uint64_t last = (request.offset + request.length - 1) >> layout_.cluster_bits;
+  if (write_now(request, first, last)) co_return Result<void>{};
+  co_return co_await write_locked(engine, request, first, last);
+}
+
+// In place, where that needs a single look at a table in memory, and neither the clusters' lock nor the file
+// a wait. What was written of it when it says false may be written again.
+bool Runtime::write_now(const BlockRequest& request, uint64_t first, uint64_t last) {
+  ClusterLock::Hold hold(locks_);
+  if (!hold.try_take(first, last, ClusterLock::Mode::shared)) return false;
+  uint64_t host = 0;
+  {
+    const std::scoped_lock guard(mutex_);
+    const auto run = lookup(request.offset, request.length, Purpose::write);
+    if (!run || run->length != request.length || !run->in_place() || !check_target(run->host, run->length))
+      return false;
+    host = run->host;
+  }
+  return data_->write_now(host, request.length, request.data);
+}
+
+Task<Result<void>> Runtime::write_locked(IoEngine& engine, BlockRequest request, uint64_t first,
+                                         uint64_t last) {
+  Result<void> ready = co_await make_room(engine);
+  if (!ready) co_return ready;
   {
     ClusterLock::Hold hold(locks_);
     co_await hold.take(engine, first, last, ClusterLock::Mode::shared);

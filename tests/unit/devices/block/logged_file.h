@@ -135,6 +135,7 @@ class LoggedFile final : public BlockFile {
       : BlockFile(memory_file(log->start()), "(logged)", unlocked(), log->start().size()),
         log_(std::move(log)) {}
 
+  bool write_now(uint64_t, uint64_t, std::span<const iovec>) override { return false; }
   Task<Result<void>> write(IoEngine& engine, uint64_t offset, std::span<const iovec> pieces,
                            const StopFlag* stop) override {
     BlockLog::Write write;

@@ -347,6 +347,7 @@ class KilledFile final : public BlockFile {
       : BlockFile(UniqueFd(::open(path.c_str(), O_RDWR | O_CLOEXEC)), path, {.lock = false},
                   std::filesystem::file_size(path)),
         left_(writes) {}
+  bool write_now(uint64_t, uint64_t, std::span<const iovec>) override { return false; }
   Task<Result<void>> write(IoEngine& engine, uint64_t offset, std::span<const iovec> pieces,
                            const StopFlag* stop) override {
     if (left_ == 0) co_return fail(Errc::io, "killed");

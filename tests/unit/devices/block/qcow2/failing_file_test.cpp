@@ -33,6 +33,8 @@ class FailingFile final : public BlockFile {
     }
     co_return co_await BlockFile::write(engine, offset, pieces, stop);
   }
+  bool read_now(uint64_t, uint64_t, std::span<const iovec>) override { return false; }
+  bool write_now(uint64_t, uint64_t, std::span<const iovec>) override { return false; }
   Task<Result<void>> sync(IoEngine& engine) override {
     if (due()) co_return fail(error_, "as asked for");
     co_return co_await BlockFile::sync(engine);

@@ -17,6 +17,7 @@ class HoldingFile final : public BlockFile {
       : BlockFile(UniqueFd(::open(path.c_str(), O_RDWR | O_CLOEXEC)), path, {.lock = false}, size),
         released_(released) {}
 
+  bool write_now(uint64_t, uint64_t, std::span<const iovec>) override { return false; }
   Task<Result<void>> write(IoEngine& engine, uint64_t offset, std::span<const iovec> pieces,
                            const StopFlag* stop) override {
     if (*static_cast<const std::byte*>(pieces.front().iov_base) == kHeld) co_await released_.wait(engine);
