@@ -27,6 +27,9 @@ struct BlockFileOptions {
   CacheMode cache = CacheMode::writeback;
   bool lock = true;     // file_lock.h: shared for readers, exclusive for writers
   bool create = false;  // O_CREAT | O_EXCL, for new images
+  // Its threads have nothing else to do (a copy): with a page cache, writes of any size are made by the
+  // calling thread, and so are reads that the cache has. Else that holds for up to 64 KiB.
+  bool blocking = false;
 };
 
 // Thread-safe: each call does its I/O with the engine it is given.
@@ -44,6 +47,7 @@ class BlockFile {
   int fd() const { return fd_.get(); }
   bool read_only() const { return options_.read_only; }
   CacheMode cache() const { return options_.cache; }
+  bool blocking() const { return options_.blocking; }
   bool is_block_device() const { return is_device_; }
   // In bytes; a regular file's grows with writes past its end (without the page cache: to a multiple of
   // alignment()). Bytes from here on read as zeroes.

@@ -149,7 +149,7 @@ void BlockFile::wrote(uint64_t end, uint64_t bytes) {
 }
 
 bool BlockFile::by_caller(uint64_t bytes) const {
-  return options_.cache != CacheMode::none && bytes <= kNowBytes;
+  return options_.cache != CacheMode::none && (options_.blocking || bytes <= kNowBytes);
 }
 
 // What the page cache has. Anything else is negative, and for the engine to find out.
@@ -162,7 +162,8 @@ int64_t BlockFile::read_cached(uint64_t offset, std::span<const iovec> pieces) c
 // file: more dear than to copy a little into the page cache, and no more parallel. Not for a while after that
 // made us wait (for a block to be read, for dirty pages to be written), because reads wait behind us.
 bool BlockFile::worth_doing_now(uint64_t bytes) const {
-  return by_caller(bytes) && now_ns() >= not_now_until_.load(std::memory_order_relaxed);
+  return by_caller(bytes) &&
+         (options_.blocking || now_ns() >= not_now_until_.load(std::memory_order_relaxed));
 }
 
 int64_t BlockFile::write_waiting(uint64_t offset, std::span<const iovec> pieces) {

@@ -92,7 +92,8 @@ std::unique_ptr<BlockBackend> ChainOpener::open(const std::string& path, const L
   if (!url_scheme(path).empty()) return open_url(path, wanted);
   admit(path, "backing file");
   const bool read_only = wanted.read_only || is_only_read(path, wanted.format);
-  auto file = BlockFile::open(path, {.read_only = read_only, .cache = options_.cache});
+  auto file =
+      BlockFile::open(path, {.read_only = read_only, .cache = options_.cache, .blocking = options_.blocking});
   const bool guessed = wanted.format.empty();
   const ImageFormat* const format =
       guessed ? &probe_image_format(FirstSector(*file).bytes()) : find_image_format(wanted.format);

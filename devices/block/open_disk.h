@@ -48,6 +48,7 @@ struct OpenImageOptions {
   CacheMode cache = CacheMode::writeback;
   BackingTrust backing = BackingTrust::safe;
   bool discard = true;
+  bool blocking = false;                                        // BlockFileOptions'
   std::chrono::milliseconds reconnect_delay = kReconnectDelay;  // DiskSpec's
   // What lies below instead of what the image names: null is nothing, which makes what is not allocated read
   // as zeroes.

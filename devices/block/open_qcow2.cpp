@@ -80,7 +80,8 @@ std::unique_ptr<BlockFile> open_data_file(ChainOpener& chain, const qcow2::Heade
   const std::string data = resolve_backing_name(*name, path, BackingTrust::safe);
   chain.admit(data, "data file");
   chain.layer(layer).data_file = data;
-  return BlockFile::open(data, {.read_only = image.read_only(), .cache = image.cache()});
+  return BlockFile::open(
+      data, {.read_only = image.read_only(), .cache = image.cache(), .blocking = image.blocking()});
 }
 
 }  // namespace

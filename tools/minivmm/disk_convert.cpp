@@ -92,7 +92,7 @@ void convert_to_device(IoEngine& engine, OpenedDisk& from, const ConvertOptions&
         EEXIST,
         fmt::format("cannot write {}: what is on this device would be lost; --force does it", options.to));
   }
-  OpenedDisk to = open_for_tool(engine, options.to, {.format = "raw"});
+  OpenedDisk to = open_for_tool(engine, options.to, {.format = "raw", .blocking = true});
   if (to.backend->capacity() < from.backend->capacity()) {
     throw HostError(ENOSPC,
                     fmt::format("cannot write {}: it has {}, and the disk {}", options.to,
@@ -105,12 +105,15 @@ void convert(const ConvertOptions& options) {
   const std::string format = target_format(options);
   check_options(options, format);
   const auto engine = IoEngine::create();
-  OpenedDisk from = open_for_tool(*engine, options.from, options.source.open(true));
+  OpenImageOptions source = options.source.open(true);
+  source.blocking = true;
+  OpenedDisk from = open_for_tool(*engine, options.from, source);
   if (format == "raw" && is_block_device(options.to)) return convert_to_device(*engine, from, options);
   TargetFile target(options.to, options.force);
   create_target(*engine, target.temporary(), format, from.backend->capacity(), options);
   // As with cp(1), it is the system's business when the copy reaches the disk.
-  OpenedDisk to = open_for_tool(*engine, target.temporary(), {.format = format, .cache = CacheMode::unsafe});
+  OpenedDisk to = open_for_tool(*engine, target.temporary(),
+                                {.format = format, .cache = CacheMode::unsafe, .blocking = true});
   copy_into(*engine, from, to, true, options);
   target.keep();
 }

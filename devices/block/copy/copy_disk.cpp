@@ -85,6 +85,7 @@ class Copy {
     }
     const auto bytes = buffer.first(piece.length);
     auto result = co_await read(from_, engine, piece.offset, bytes);
+    engine.flush();  // this thread may write for a while: the others' reads go on meanwhile
     for (size_t at = 0; result && at < bytes.size();) {
       bool zeroes = false;
       const size_t length = run_length(bytes.subspan(at), options_.unit, zeroes);
