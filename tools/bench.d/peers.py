@@ -11,6 +11,8 @@ MICROVM_OF_THE_MANUAL = "microvm,x-option-roms=off,pit=off,pic=off,rtc=off"
 
 def minivmm(vmm, kernel, memory_mib, initrd=None, cmdline="", more=()):
     argv = [vmm, "--kernel", kernel, "--memory", f"{memory_mib}M", "--cmdline", cmdline]
+    if "--net" not in more:
+        argv += ["--net", "none"]   # as the peers, which make no card either unless told to
     return argv + (["--initrd", initrd] if initrd else []) + list(more)
 
 
