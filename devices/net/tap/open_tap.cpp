@@ -30,6 +30,7 @@ std::vector<UniqueFd> parse_descriptors(std::string_view text) {
     at = end + 1;
   }
   std::vector<UniqueFd> fds;
+  fds.reserve(numbers.size());
   for (const int fd : numbers) fds.emplace_back(fd);
   return fds;
 }

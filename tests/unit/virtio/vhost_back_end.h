@@ -86,6 +86,25 @@ class FakeBackEnd {
   std::thread thread_;
 };
 
+// Those of a front end that reconnects, which it does on its own thread: an older one stays as long as the
+// test, which may be about to use it.
+class BackEnds {
+ public:
+  void add(UniqueFd socket, FakeBackEnd::Manners manners) {
+    const std::scoped_lock lock(mutex_);
+    all_.push_back(std::make_unique<FakeBackEnd>(std::move(socket), std::move(manners)));
+  }
+  FakeBackEnd& latest() const {
+    const std::scoped_lock lock(mutex_);
+    return *all_.back();
+  }
+  FakeBackEnd* operator->() const { return &latest(); }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<std::unique_ptr<FakeBackEnd>> all_;
+};
+
 // The front end's end of a connection, and the back end at the other.
 std::pair<UniqueFd, UniqueFd> socket_pair();
 

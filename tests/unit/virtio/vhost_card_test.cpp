@@ -34,7 +34,7 @@ class RemoteNet final : public NetBackend, private NetQueue {
   bool link_up() const override { return link_.up(); }
   void watch_link(std::function<void()> changed) override { link_.watch(std::move(changed)); }
 
-  FakeBackEnd& back_end() { return *back_end_; }
+  FakeBackEnd& back_end() { return back_ends_.latest(); }
 
  private:
   int fd() const override { return -1; }
@@ -52,13 +52,13 @@ class RemoteNet final : public NetBackend, private NetQueue {
       manners.config.assign(bytes.begin(), bytes.end());
     }
     auto [ours, theirs] = socket_pair();
-    back_end_ = std::make_unique<FakeBackEnd>(std::move(theirs), std::move(manners));
+    back_ends_.add(std::move(theirs), std::move(manners));
     return std::move(ours);
   }
 
   uint16_t pairs_;
   uint16_t mtu_;
-  std::unique_ptr<FakeBackEnd> back_end_;
+  BackEnds back_ends_;
   NetVhost vhost_;
   LinkState link_{true};
 };

@@ -33,7 +33,7 @@ class VhostUserTest : public PlaneGuest {
   }
   std::unique_ptr<VhostUser> connect(Manners manners, VhostUser::Options options) {
     auto [ours, theirs] = socket_pair();
-    back_end_ = std::make_unique<FakeBackEnd>(std::move(theirs), std::move(manners));
+    back_ends_.add(std::move(theirs), std::move(manners));
     return std::make_unique<VhostUser>(std::move(ours), std::move(options), log_);
   }
   std::unique_ptr<VhostUser> connect(Manners manners = FakeBackEnd::good()) {
@@ -58,7 +58,7 @@ class VhostUserTest : public PlaneGuest {
       attempts_.add();
       if (!open_) return fail(Errc::closed, "nobody listens");
       auto [ours, theirs] = socket_pair();
-      back_end_ = std::make_unique<FakeBackEnd>(std::move(theirs), next);
+      back_ends_.add(std::move(theirs), next);
       return std::move(ours);
     };
     return wanted;
@@ -81,7 +81,7 @@ class VhostUserTest : public PlaneGuest {
     std::memcpy(&bytes.at(offset), &v, sizeof v);
   }
 
-  std::unique_ptr<FakeBackEnd> back_end_;
+  BackEnds back_ends_;
   std::atomic<bool> there_{true};
   std::atomic<bool> open_{true};
   Counter changes_;
@@ -100,7 +100,7 @@ TEST_F(VhostUserTest, CarriesRequestsThereAndInterruptsBack) {
   EXPECT_TRUE(signals_.routed(0));
   for (uint16_t i = 0; i < 3 * kSize; ++i) ASSERT_TRUE(serves(0, static_cast<uint16_t>(i % 8 * 2))) << i;
   EXPECT_EQ(answer(), FakeBackEnd::kAnswer);
-  EXPECT_EQ(back_end_->acked_features(), virtio::kFeatureVersion1 | vhost_user::kFeatureProtocol);
+  EXPECT_EQ(back_ends_->acked_features(), virtio::kFeatureVersion1 | vhost_user::kFeatureProtocol);
   ASSERT_TRUE(plane->stop_queue(0));
   EXPECT_FALSE(signals_.routed(0));
 }
@@ -137,7 +137,7 @@ TEST_F(VhostUserTest, TellsNobodyWhereOurMemoryLies) {
   plane->ack_features(virtio::kFeatureVersion1);
   ASSERT_TRUE(start(*plane, 0));
   ASSERT_TRUE(serves(0));
-  const auto regions = back_end_->regions();
+  const auto regions = back_ends_->regions();
   ASSERT_EQ(regions.size(), 2U);
   for (const vhost_user::Region& region : regions) EXPECT_EQ(region.user_address, region.guest_address);
   EXPECT_EQ(regions[1].guest_address, value(kHighBase));
@@ -156,7 +156,7 @@ TEST_F(VhostUserTest, LooksAtTheQueuesThatAreUsed) {
   EXPECT_TRUE(wait_used(2, 1)) << "what was offered while it was not looked at";
   for (uint16_t i = 0; i < 4; ++i) {
     EXPECT_TRUE(plane->stop_queue(i));
-    EXPECT_TRUE(back_end_->enabled(i));
+    EXPECT_TRUE(back_ends_->enabled(i));
   }
 }
 
@@ -168,7 +168,7 @@ TEST_F(VhostUserTest, GetsAlongWithOneThatKnowsNoProtocolFeatures) {
   plane->ack_features(virtio::kFeatureVersion1);
   ASSERT_TRUE(start(*plane, 0));
   ASSERT_TRUE(plane->stop_queue(0));  // asks, so all has been heard
-  const auto asked = back_end_->asked();
+  const auto asked = back_ends_->asked();
   EXPECT_EQ(std::ranges::count(asked, Request::set_vring_enable), 0);
   EXPECT_EQ(std::ranges::count(asked, Request::get_protocol_features), 0);
 }
@@ -216,7 +216,7 @@ TEST_F(VhostUserTest, AnErrorThatItSignalsNeedsAReset) {
   plane->ack_features(virtio::kFeatureVersion1);
   ASSERT_TRUE(start(*plane, 0));
   ASSERT_TRUE(serves(0));  // it has heard of everything
-  back_end_->signal_error(0);
+  back_ends_->signal_error(0);
   EXPECT_TRUE(signals_.resets.wait_past(0));
   EXPECT_TRUE(plane->stop_queue(0));
 }
@@ -326,7 +326,7 @@ TEST_F(VhostUserTest, WhatIsSaidUnaskedSpoilsTheConnectionOnly) {
   plane->ack_features(virtio::kFeatureVersion1);
   ASSERT_TRUE(start(*plane, 0));
   ASSERT_TRUE(serves(0));
-  back_end_->say_unasked(FakeBackEnd::Bytes(1000, std::byte{0x55}));
+  back_ends_->say_unasked(FakeBackEnd::Bytes(1000, std::byte{0x55}));
   EXPECT_TRUE(plane->stop_queue(0));
   EXPECT_TRUE(wait_change(false));
 }
@@ -335,7 +335,7 @@ TEST_F(VhostUserTest, ALostBackEndThatDoesNotComeBackNeedsAReset) {
   const auto plane = connect();
   plane->ack_features(virtio::kFeatureVersion1);
   ASSERT_TRUE(start(*plane, 0));
-  back_end_->end();
+  back_ends_->end();
   EXPECT_TRUE(wait_change(false));
   EXPECT_EQ(signals_.resets.count(), 1U);
   EXPECT_TRUE(plane->stop_queue(0));
@@ -353,7 +353,7 @@ TEST_F(VhostUserTest, ABackEndThatComesBackDoesWhatWasLeft) {
   ASSERT_TRUE(start(*plane, 0));
   offer(0, 0);
   offer(0, 4);
-  back_end_->end();
+  back_ends_->end();
   ASSERT_TRUE(wait_change(false));
   ASSERT_TRUE(start(*plane, 1)) << "meanwhile";
   ASSERT_TRUE(attempts_.wait_past(0));
@@ -374,7 +374,7 @@ TEST_F(VhostUserTest, ABackEndThatComesBackWithLessIsNotUsed) {
   const auto plane = connect(FakeBackEnd::good(), reconnecting(less));
   plane->ack_features(virtio::kFeatureVersion1);
   ASSERT_TRUE(start(*plane, 0));
-  back_end_->end();
+  back_ends_->end();
   ASSERT_TRUE(wait_change(false));
   for (uint64_t seen = attempts_.count(); seen < 3; seen = attempts_.count())
     ASSERT_TRUE(attempts_.wait_past(seen));
@@ -393,7 +393,7 @@ TEST_F(VhostUserTest, QueuesStartAndStopWhileTheBackEndComesAndGoes) {
     }
     if (i % 10 == 3) {
       const uint64_t before = changes_.count();
-      back_end_->end();
+      back_ends_->end();
       ASSERT_TRUE(changes_.wait_past(before));
       ASSERT_TRUE(wait_change(true));
     }
