@@ -127,7 +127,7 @@ def user_networking_does_what_its_settings_say():
         guest.carries_much(LAN)
         larger = frames_larger_than(capture, 9014)
         for direction in ("out", "in"):
-            check(larger[direction] > 20, f"{larger} frames were larger than the MTU: segments are not offloaded")
+            check(larger[direction] > 0, f"{larger} frames were larger than the MTU: segments are not offloaded")
         guest("ethtool -K eth0 tx off gso off tso off gro off rx off; ethtool -k eth0 >/dev/null")
         guest.carries_much(LAN)
 
