@@ -25,9 +25,11 @@ class Network:
     def __enter__(self):
         run(["modprobe", "-a", "tun", "bridge", "8021q", "veth", "macvtap"])
         run(["ip", "netns", "add", self.name])
+        # With an address of its own: else the bridge takes a port's, another one when the port is made anew, and
+        # a guest that was quick goes on sending to the one it knows.
         self.inside("""ip link set lo up
                        ip link add br0 type bridge mcast_snooping 0
-                       ip link set br0 mtu 9000 up
+                       ip link set br0 address 02:00:00:77:00:01 mtu 9000 up
                        ip addr add 10.77.0.1/24 dev br0
                        ip -6 addr add fd77::1/64 dev br0 nodad
                        ip route add default via 10.77.0.254
