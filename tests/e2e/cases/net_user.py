@@ -126,8 +126,11 @@ def user_networking_does_what_its_settings_say():
             equal(f"{size} bytes by UDP", guest.udp(LAN, ECHO, size), "same")
         guest.carries_much(LAN)
         larger = frames_larger_than(capture, 9014)
-        for direction in ("out", "in"):
-            check(larger[direction] > 0, f"{larger} frames were larger than the MTU: segments are not offloaded")
+        check(larger["in"] > 0, f"{larger} frames were larger than the MTU: segments are not offloaded")
+        # How large the guest makes its own is its TCP's choice, by the pace of the acknowledgements: in a slow rig
+        # none need be.
+        offloads = guest("ethtool -k eth0")
+        check("tcp-segmentation-offload: on" in offloads, f"the guest does not leave segments to us:\n{offloads}")
         guest("ethtool -K eth0 tx off gso off tso off gro off rx off; ethtool -k eth0 >/dev/null")
         guest.carries_much(LAN)
 
