@@ -105,8 +105,9 @@ class LoopWatch final : public Watch {
     asio::post(state_->io, [s = state_] { s->descriptor.close(); });
   }
   void pause() override { state_->paused = true; }
+  // A guest may have it called as often as it likes: nothing is posted for a watch that goes on anyway.
   void resume() override {
-    state_->paused = false;
+    if (!state_->paused.exchange(false)) return;
     asio::post(state_->io, [s = state_] { wait(s); });
   }
 
