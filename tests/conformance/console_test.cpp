@@ -401,6 +401,20 @@ TEST_P(ConsolePorts, InputWaitsUntilAProgramHasThePortOpen) {
   EXPECT_EQ(received(kReceive0, 0), "for the next");
 }
 
+TEST_P(ConsolePorts, InputThatWasOnItsWayAsThePortClosedIsNotForTheNextProgram) {
+  start_ports();
+  open_first_port();
+  ASSERT_GT(cables_[0].port.load()->input_room(), 0U);
+  tell(0, kOpen, 0);
+  const std::string_view late = "for nobody";
+  cables_[0].port.load()->input(std::as_bytes(std::span(late)));
+  tell(0, kOpen, 1);
+  offer_buffers(kReceive0, 1, 100);
+  EXPECT_EQ(cables_[0].type("for the next"), 12U);
+  ASSERT_TRUE(guest_->wait_used(kReceive0, 1));
+  EXPECT_EQ(received(kReceive0, 0), "for the next");
+}
+
 TEST_P(ConsolePorts, EachHasItsOwnBytes) {
   start_ports();
   print(kTransmit0, "to a");

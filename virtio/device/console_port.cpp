@@ -38,6 +38,7 @@ size_t VirtioConsole::Port::input_room() {
 
 void VirtioConsole::Port::input(std::span<const std::byte> data) {
   const DeviceThread::Lock lock(thread_);
+  if (!open_) return;  // closed since the back end asked for room: nobody is there to read it
   data = data.first(std::min(data.size(), kInputRoom - input_.size()));
   input_.insert(input_.end(), data.begin(), data.end());
   pump_input();
