@@ -42,10 +42,15 @@ GuestMemory::GuestMemory(std::span<const Range> ranges, const Options& options) 
   int flags = hugetlb ? hugetlb_flags(options.hugepages) : MAP_NORESERVE;
   if (options.shared) {
     const auto huge = static_cast<unsigned>(hugetlb_flags(options.hugepages) & ~MAP_HUGETLB);
-    file_ = UniqueFd(::memfd_create("guest-memory", MFD_CLOEXEC | (hugetlb ? MFD_HUGETLB | huge : 0U)));
+    file_ = UniqueFd(::memfd_create("guest-memory",
+                                    MFD_CLOEXEC | MFD_ALLOW_SEALING | (hugetlb ? MFD_HUGETLB | huge : 0U)));
     if (!file_) throw_errno("create the guest's shared memory", hugetlb ? kHugePageMend : "");
     if (::ftruncate(file_.get(), static_cast<off_t>(size_)) != 0) {
       throw_errno(fmt::format("size the guest's shared memory to {} MiB", size_ >> 20));
+    }
+    // Another program that is given it must not cut it off under us: touching it would be a SIGBUS.
+    if (::fcntl(file_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+      throw_errno("seal the size of the guest's shared memory");
     }
     flags |= MAP_SHARED;
   } else {

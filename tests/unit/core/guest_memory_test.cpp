@@ -1,6 +1,8 @@
 #include "vmm/core/guest_memory.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <array>
 
@@ -55,6 +57,17 @@ TEST(GuestMemory, SharedMemoryHasAFileOthersCanMap) {
   ASSERT_TRUE(memory.store(Gpa{100}, uint8_t{7}));
   const Mapping other = Mapping::map(kMiB, 1 /*PROT_READ*/, 1 /*MAP_SHARED*/, memory.file(), 0, "test");
   EXPECT_EQ(other.data()[100], std::byte{7});
+}
+
+TEST(GuestMemory, NobodyWhoHasTheFileCanChangeItsSize) {
+  const std::array ranges{GuestMemory::Range{Gpa{0}, kMiB}};
+  GuestMemory memory(ranges, {.shared = true});
+  EXPECT_NE(::ftruncate(memory.file(), 0), 0);
+  EXPECT_NE(::ftruncate(memory.file(), 2 * kMiB), 0);
+  EXPECT_NE(::fcntl(memory.file(), F_ADD_SEALS, F_SEAL_WRITE), 0) << "nor take it from the guest otherwise";
+  ASSERT_TRUE(memory.store(Gpa{0}, uint8_t{7}));
+  ASSERT_TRUE(memory.discard(Gpa{0}, kPageSize)) << "which makes a hole in it";
+  EXPECT_EQ(*memory.load<uint8_t>(Gpa{0}), 0U);
 }
 
 TEST(GuestMemory, IsAlignedForLargePages) {
