@@ -121,7 +121,7 @@ void VirtioTransport::notify(uint64_t queue) {
   } else if (!queues_[queue]->running.load(std::memory_order_acquire)) {
     guest_fault("it kicked a queue that is not running");  // before DRIVER_OK (3.1.1) or after a reset
   } else {
-    queues_[queue]->kick.signal();
+    queues_[queue]->kick.signal_shared();  // with a vhost-user back end, perhaps
   }
 }
 

@@ -118,7 +118,7 @@ Result<void> Session::start_ring(const RemoteRing& ring, bool enabled) {
   if (auto sent = send_descriptor(Request::set_vring_err, index, ring.calls.error.fd()); !sent) return sent;
   if (auto sent = send_descriptor(Request::set_vring_kick, index, ring.context.kick.fd()); !sent) return sent;
   if (auto sent = enable_ring(index, enabled); !sent) return sent;
-  ring.context.kick.signal();  // what starts it, and a kick that came before
+  ring.context.kick.signal_shared();  // what starts it, and a kick that came before
   return {};
 }
 

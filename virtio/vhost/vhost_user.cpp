@@ -176,7 +176,7 @@ Result<void> VhostUser::start_all(std::unique_ptr<Session> session) {
       introduced_ = false;
       return started;
     }
-    ring->calls.used.signal();  // what the one before has used, and not told
+    ring->calls.used.signal_shared();  // what the one before has used, and not told
   }
   return {};
 }

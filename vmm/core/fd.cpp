@@ -1,6 +1,7 @@
 #include "vmm/core/fd.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -33,6 +34,12 @@ void EventFd::signal() const {
   const uint64_t one = 1;
   // EAGAIN means the counter is full: the reader has a wake-up pending already.
   [[maybe_unused]] const ssize_t written = ::write(fd_.get(), &one, sizeof one);
+}
+
+void EventFd::signal_shared() const {
+  // Full: whoever waits for it has a wake-up pending already. There is no RWF_NOWAIT for writing to one.
+  pollfd room{fd_.get(), POLLOUT, 0};
+  if (::poll(&room, 1, 0) == 1 && (room.revents & POLLOUT) != 0) signal();
 }
 
 // Whoever shares it, as a vhost-user back end does, can make it a blocking one: NOWAIT does not go by that

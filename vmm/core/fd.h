@@ -30,7 +30,10 @@ class EventFd {
  public:
   EventFd();  // throws HostError when the process is out of descriptors
   int fd() const { return fd_.get(); }
-  void signal() const;   // never blocks
+  void signal() const;  // never blocks, where the descriptor is only ours
+  // The same for one that a program we do not trust has as well, which can fill it and make it a blocking
+  // one; a system call more.
+  void signal_shared() const;
   bool consume() const;  // true if it had been signalled since the last consume()
 
  private:

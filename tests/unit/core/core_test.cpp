@@ -1,11 +1,14 @@
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <malloc.h>
+#include <unistd.h>
 
 #include <thread>
 
 #include "vmm/core/bus.h"
 #include "vmm/core/event_loop.h"
+#include "vmm/core/fd.h"
 #include "vmm/core/log.h"
 #include "vmm/core/spec_string.h"
 #include "vmm/core/state.h"
@@ -144,6 +147,17 @@ TEST(State, RefusesARequiredFieldItDoesNotKnow) {
   EXPECT_FALSE(reader->finish());
   EXPECT_EQ(*reader->need<uint8_t>(7), 1);
   EXPECT_TRUE(reader->finish());
+}
+
+TEST(EventFd, OneThatAnotherHasFilledAndMadeBlockingHoldsNobodyUp) {
+  const EventFd event;
+  const uint64_t full = UINT64_MAX - 1;
+  ASSERT_EQ(::write(event.fd(), &full, sizeof full), static_cast<ssize_t>(sizeof full));
+  ASSERT_EQ(::fcntl(event.fd(), F_SETFL, 0), 0);
+  event.signal_shared();
+  EXPECT_TRUE(event.consume());
+  event.signal_shared();
+  EXPECT_TRUE(event.consume());
 }
 
 TEST(EventLoop, RunsPostedWorkTimersAndWatches) {
