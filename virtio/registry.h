@@ -20,9 +20,10 @@ class DiskSet;
 class SerialBackend;
 
 struct CreateContext {
-  unsigned index = 0;   // of this type in the machine: the state is named "virtio-blk.<index>"
-  unsigned cpus = 1;    // for the number of queues where the user does not say
-  uint64_t memory = 0;  // bytes of RAM, for what makes no sense past it; 0: not known
+  unsigned index = 0;              // of this type in the machine: the state is named "virtio-blk.<index>"
+  unsigned cpus = 1;               // for the number of queues where the user does not say
+  uint64_t memory = 0;             // bytes of RAM, for what makes no sense past it; 0: not known
+  uint64_t host_page = kPageSize;  // GuestMemory::host_page()
   Log& log;
   TimeSource& time;
   DiskSet* disks = nullptr;       // what has been opened already; null: nothing has

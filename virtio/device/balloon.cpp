@@ -276,14 +276,16 @@ Result<void> VirtioBalloon::load(StateReader& in) {
 
 namespace {
 
-VirtioBalloon::Options parse(std::string_view text, uint64_t memory) {
+// `host_page` in bytes: huge pages that are given back are no longer reserved, and when the guest wants them
+// again there may be none, which ends it. So nothing of that kind happens unless it is asked for.
+VirtioBalloon::Options parse(std::string_view text, uint64_t memory, uint64_t host_page) {
   const SpecString spec("--balloon", text, {"size", "deflate-on-oom", "reporting"});
   if (!spec.head().empty() && spec.head() != "on") {
     throw ConfigError(fmt::format("--balloon {}: write on, off, or size=SIZE", text));
   }
   VirtioBalloon::Options options{.size = spec.get_size("size", 0),
                                  .deflate_on_oom = spec.get_switch("deflate-on-oom", true),
-                                 .reporting = spec.get_switch("reporting", true)};
+                                 .reporting = spec.get_switch("reporting", host_page == kPageSize)};
   if (!pages_of(options.size)) throw ConfigError(fmt::format("--balloon {}: 16 TiB at most", text));
   if (memory != 0 && options.size >= memory) {
     throw ConfigError(fmt::format("--balloon {}: the guest has {} in all", text, format_size(memory)));
@@ -295,13 +297,13 @@ VirtioBalloon::Options parse(std::string_view text, uint64_t memory) {
 
 std::unique_ptr<VirtioDevice> create_virtio_balloon(std::string_view text, const CreateContext& context) {
   if (text == "off") return nullptr;
-  VirtioBalloon::Options options = parse(text, context.memory);
+  VirtioBalloon::Options options = parse(text, context.memory, context.host_page);
   options.index = context.index;
   return std::make_unique<VirtioBalloon>(options, context.log);
 }
 
 void check_virtio_balloon_spec(std::string_view spec, uint64_t memory) {
-  if (spec != "off") parse(spec, memory);
+  if (spec != "off") parse(spec, memory, kPageSize);
 }
 
 std::string example_virtio_balloon_spec(const std::filesystem::path& /*folder*/) {

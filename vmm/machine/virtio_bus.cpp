@@ -27,6 +27,7 @@ std::unique_ptr<VirtioDevice> create_device(const VirtioBus::Host& host, const M
   return type->create(planned.config.spec, {.index = planned.index,
                                             .cpus = config.cpus,
                                             .memory = config.memory,
+                                            .host_page = host.memory.host_page(),
                                             .log = host.log,
                                             .time = host.time,
                                             .disks = &host.disks,

@@ -18,5 +18,17 @@ TEST_F(BalloonSpec, TakesASizeSmallerThanTheGuest) {
   }
 }
 
+TEST_F(BalloonSpec, HugePagesAreReportedOnlyWhereThatIsAskedFor) {
+  CreateContext huge = context();
+  huge.host_page = uint64_t{2} << 20;
+  const auto queues = [&](const char* spec) {
+    return create_virtio_balloon(spec, huge)->traits().queue_sizes.size();
+  };
+  const size_t reporting = create_virtio_balloon("on", context())->traits().queue_sizes.size();
+  EXPECT_EQ(queues("on"), 3U) << "without the reporting queues";
+  EXPECT_EQ(queues("reporting=off"), 3U);
+  EXPECT_EQ(queues("reporting=on"), reporting);
+}
+
 }  // namespace
 }  // namespace minivmm::test
