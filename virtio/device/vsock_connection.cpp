@@ -84,6 +84,8 @@ VsockConnection::Greeting VsockConnection::read_greeting() {
 
 void VsockConnection::on_events(uint32_t events) {
   if ((events & (EPOLLHUP | EPOLLERR)) != 0) hung_up_ = true;
+  // Its end was read before that, and is not read again.
+  if (hung_up_ && ended_) shutdown_due_ |= vsock::kShutdownReceive;
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) readable_ = true;
   if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) flush();
 }

@@ -227,6 +227,18 @@ TEST_F(Vsock, EachSideCanEndItsHalf) {
   EXPECT_EQ(rig_.mux.connections(), 0U);
 }
 
+TEST_F(Vsock, AHostThatEndsItsHalfAndThenGoesIsToldTwice) {
+  UniqueFd service = connect();
+  ::shutdown(service.get(), SHUT_WR);
+  auto packets = rig_.packets();
+  ASSERT_THAT(ops(packets), testing::ElementsAre(Op::shutdown));
+  EXPECT_EQ(packets[0].header.flags, vsock::kShutdownSend);
+  service.reset();
+  packets = rig_.packets();  // though the guest has sent nothing that could fail
+  ASSERT_THAT(ops(packets), testing::ElementsAre(Op::shutdown));
+  EXPECT_EQ(packets[0].header.flags, vsock::kShutdownBoth);
+}
+
 TEST_F(Vsock, AGuestThatSendsAfterItSaidItWouldNotIsReset) {
   const UniqueFd service = connect();
   shut_down(vsock::kShutdownSend);
