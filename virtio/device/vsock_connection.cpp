@@ -180,8 +180,19 @@ bool VsockConnection::receive(std::span<const iovec> data) {
   return true;
 }
 
-// All but the first `skip` bytes, until the socket takes more.
+// All but the first `skip` bytes, until the socket takes more. What has been done goes first, or a reader
+// that never catches up would have all it ever read kept. Beside it there are kBufAlloc bytes at most.
 void VsockConnection::keep(std::span<const iovec> data, size_t skip) {
+  if (backlog_done_ >= kBufAlloc) {
+    backlog_.erase(backlog_.begin(), backlog_.begin() + static_cast<ptrdiff_t>(backlog_done_));
+    backlog_done_ = 0;
+  }
+  size_t needed = backlog_.size();
+  for (const iovec& piece : data) needed += piece.iov_len;
+  needed -= skip;
+  if (needed > backlog_.capacity()) {  // a vector left to itself may double past the bound
+    backlog_.reserve(std::max(needed, std::min<size_t>(2 * backlog_.capacity(), kMostKept)));
+  }
   for (const iovec& piece : data) {
     const size_t skipped = std::min(skip, piece.iov_len);
     skip -= skipped;

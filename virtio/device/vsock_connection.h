@@ -19,6 +19,7 @@ namespace minivmm {
 class VsockConnection {
  public:
   static constexpr uint32_t kBufAlloc = 256U << 10;
+  static constexpr size_t kMostKept = 2 * kBufAlloc;  // bytes of memory for what the host has not taken
 
   enum class State : uint8_t {
     greeting,   // a program of the host has yet to say which port it wants
@@ -72,6 +73,7 @@ class VsockConnection {
   // The guest has forgotten it. True: there is still something to be passed on, so keep it until drained().
   [[nodiscard]] bool drain();
   bool drained() const { return state_ == State::draining && backlog_.empty(); }
+  size_t kept_capacity() const { return backlog_.capacity(); }  // bytes; kMostKept at most
 
  private:
   uint32_t credit_left() const;

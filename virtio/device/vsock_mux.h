@@ -20,7 +20,7 @@ namespace minivmm {
 
 class VsockMux {
  public:
-  static constexpr size_t kMaxConnections = 1024;  // each costs a descriptor, and kBufAlloc at worst
+  static constexpr size_t kMaxConnections = 1024;  // each costs a descriptor, and kMostKept at worst
   static constexpr size_t kMaxGreetings = 64;  // of them, those that have not said yet which port they want
   static constexpr size_t kMaxResets = 1024;
   static constexpr uint64_t kFirstId = 16;  // smaller tags are the owner's
