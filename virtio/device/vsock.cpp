@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <chrono>
 #include <cstring>
 #include <utility>
 
@@ -21,7 +22,8 @@ constexpr uint16_t kQueueSize = 256;
 enum Queue : uint16_t { kReceive = 0, kTransmit = 1, kEvent = 2, kQueues = 3 };  // 5.10.2
 constexpr uint64_t kListenerTag = kQueues;
 static_assert(kListenerTag < VsockMux::kFirstId);
-constexpr unsigned kBatch = 64;  // packets of each direction, before others may have the lock
+constexpr std::chrono::seconds kPatience{2};  // at the end, with hosts that take nothing, as the console's
+constexpr unsigned kBatch = 64;               // packets of each direction, before others may have the lock
 
 enum Field : uint16_t { kCid = 1 };
 
@@ -86,6 +88,12 @@ void VirtioVsock::reset() {
   const DeviceThread::Lock lock(thread_);
   mux_.clear();
   reset_event_ = false;
+}
+
+Result<void> VirtioVsock::close() {
+  const DeviceThread::Lock lock(thread_);
+  mux_.finish(kPatience);
+  return {};
 }
 
 bool VirtioVsock::work() {

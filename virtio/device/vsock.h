@@ -35,6 +35,7 @@ class VirtioVsock final : public VirtioDevice {
   Result<void> start_queue(uint16_t index, Virtqueue&&, QueueContext) override;
   std::optional<Virtqueue> stop_queue(uint16_t index) override;
   void reset() override;
+  Result<void> close() override;
 
   // Connections are not saved: the restored guest is told that they are gone (5.10.6.6).
   std::string_view state_name() const override { return name_; }

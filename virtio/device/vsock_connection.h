@@ -72,6 +72,8 @@ class VsockConnection {
   }
   // The guest has forgotten it. True: there is still something to be passed on, so keep it until drained().
   [[nodiscard]] bool drain();
+  // What the host is to be asked about as long as something is to be passed on to it; -1: nothing is.
+  int unfinished() const { return backlog_.empty() ? -1 : fd_.get(); }
   bool drained() const { return state_ == State::draining && backlog_.empty(); }
   size_t kept_capacity() const { return backlog_.capacity(); }  // bytes; kMostKept at most
 

@@ -1,8 +1,12 @@
 #include "virtio/device/vsock_mux.h"
 
 #include <fmt/format.h>
+#include <poll.h>
+#include <sys/epoll.h>
 
+#include <cerrno>
 #include <utility>
+#include <vector>
 
 namespace minivmm {
 
@@ -67,11 +71,33 @@ void VsockMux::remove(uint64_t id) {
 
 void VsockMux::clear() {
   somebody_waits_ = false;
-  connections_.clear();
+  // A guest that is switched off has sent and closed what it had to say, and it is to be heard.
+  std::erase_if(connections_, [](auto& known) { return !known.second.connection->drain(); });
+  for (auto& [id, entry] : connections_) entry.has_turn = false;
   by_ports_.clear();
   turns_.clear();
   resets_.clear();
   greetings_.clear();
+}
+
+void VsockMux::finish(std::chrono::milliseconds patience) {
+  for (;;) {
+    std::erase_if(connections_, [](const auto& known) { return known.second.connection->drained(); });
+    std::vector<pollfd> waiting;
+    for (const auto& [id, entry] : connections_) {
+      if (const int fd = entry.connection->unfinished(); fd >= 0) waiting.push_back({fd, POLLOUT, 0});
+    }
+    if (waiting.empty()) return;
+    const int ready = ::poll(waiting.data(), waiting.size(), static_cast<int>(patience.count()));
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready <= 0) return;
+    auto answer = waiting.begin();
+    for (const auto& [id, entry] : connections_) {
+      if (entry.connection->unfinished() < 0) continue;
+      if (answer->revents != 0) entry.connection->on_events(EPOLLOUT);
+      ++answer;
+    }
+  }
 }
 
 void VsockMux::take_turn(VsockConnection& connection) {

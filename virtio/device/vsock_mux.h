@@ -2,6 +2,7 @@
 // knows neither virtqueues nor threads; all calls are made under its owner's lock, and none waits.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -55,8 +56,10 @@ class VsockMux {
     if (somebody_waits_) accept();
   }
 
-  // Every connection ends; nobody is told.
+  // The guest has forgotten every connection, and is not told. What it has sent still goes to the host.
   void clear();
+  // Passes on what there is for the host, until it has taken all, or nothing of it for `patience`.
+  void finish(std::chrono::milliseconds patience);
   size_t connections() const { return connections_.size(); }
 
  private:

@@ -2,11 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <iterator>
+#include <thread>
 
 #include "tests/unit/virtio/vsock_rig.h"
 
@@ -27,13 +29,27 @@ class Vsock : public testing::Test {
   }
   static vsock::Header to_service(Op op) { return VsockRig::header(op, kGuest, kService); }
   // The guest connects to the service; the service's end.
-  UniqueFd connect() {
+  UniqueFd connect() { return connect_from(kGuest); }
+  UniqueFd connect_from(uint32_t guest_port) {
     rig_.host.listening.insert(kService);
-    rig_.send(to_service(Op::request));
+    rig_.send(VsockRig::header(Op::request, guest_port, kService));
     EXPECT_THAT(ops(rig_.packets()), testing::ElementsAre(Op::response));
     UniqueFd end = std::move(rig_.host.arrived.front());
     rig_.host.arrived.pop_front();
     return end;
+  }
+  // The guest sends to the service until only credit for less than a chunk is left; what it has sent.
+  std::string use_up_credit() {
+    constexpr size_t kChunk = 16384;
+    std::string sent;
+    for (uint32_t passed_on = 0; sent.size() - passed_on <= VsockConnection::kBufAlloc - kChunk;) {
+      const std::string chunk(kChunk, static_cast<char>('a' + sent.size() / kChunk % 26));
+      rig_.send(to_service(Op::rw), chunk);
+      sent += chunk;
+      rig_.send(to_service(Op::credit_request));
+      for (const VsockPacket& packet : rig_.packets()) passed_on = packet.header.fwd_cnt;
+    }
+    return sent;
   }
   static size_t open_descriptors() {
     return static_cast<size_t>(std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {}));
@@ -281,6 +297,48 @@ TEST_F(Vsock, WhatAGuestHasSentBeforeItsEndStillArrives) {
   EXPECT_EQ(read, sent);
   EXPECT_TRUE(at_end(service.get()));
   EXPECT_EQ(rig_.mux.connections(), 1U);
+}
+
+TEST_F(Vsock, WhatAGuestHasSentBeforeItsResetStillArrives) {
+  const UniqueFd service = connect();
+  const std::string sent = use_up_credit();
+  const UniqueFd other = connect_from(kGuest + 1);  // which has nothing to be passed on
+  rig_.mux.clear();
+  EXPECT_EQ(rig_.mux.connections(), 1U);
+  EXPECT_TRUE(at_end(other.get()));
+  EXPECT_TRUE(rig_.packets().empty());
+  std::string read;
+  std::thread reader([&] {
+    std::array<char, 4096> buffer{};
+    pollfd data{service.get(), POLLIN, 0};
+    while (read.size() < sent.size() && ::poll(&data, 1, 20'000) == 1) {
+      const ssize_t n = ::read(service.get(), buffer.data(), buffer.size());
+      if (n <= 0) break;
+      read.append(buffer.data(), static_cast<size_t>(n));
+    }
+  });
+  rig_.mux.finish(std::chrono::seconds(20));
+  reader.join();
+  EXPECT_EQ(read, sent);
+  EXPECT_TRUE(at_end(service.get()));
+  EXPECT_EQ(rig_.mux.connections(), 0U);
+}
+
+TEST_F(Vsock, AHostThatTakesNothingIsWaitedForNoLongerThanThat) {
+  const UniqueFd service = connect();
+  use_up_credit();
+  rig_.mux.clear();
+  rig_.mux.finish(std::chrono::milliseconds(1));
+  EXPECT_EQ(rig_.mux.connections(), 1U);
+}
+
+TEST_F(Vsock, AHostThatIsGoneIsNotWaitedFor) {
+  UniqueFd service = connect();
+  use_up_credit();
+  rig_.mux.clear();
+  service.reset();
+  rig_.mux.finish(std::chrono::hours(1));
+  EXPECT_EQ(rig_.mux.connections(), 0U);
 }
 
 TEST_F(Vsock, PacketsThatMakeNoSenseAreResetOrIgnored) {
