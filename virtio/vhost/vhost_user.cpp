@@ -13,6 +13,10 @@
 
 namespace minivmm {
 
+namespace {
+constexpr std::chrono::milliseconds kLongestRetry{30'000};
+}  // namespace
+
 VhostUser::VhostUser(UniqueFd socket, Options options, Log& log)
     : options_(std::move(options)), log_(log), rings_(options_.queues) {
   auto session = Session::begin(std::move(socket), options_.queue_pairs, options_.greeting);
@@ -147,35 +151,56 @@ bool VhostUser::wait_for_end(int fd) {
 
 // False: we are to stop. It waits first: a back end may come only to go at once.
 bool VhostUser::connect_again() {
-  for (;;) {
+  for (auto wait = options_.retry_after;;) {
     pollfd stop{stop_.fd(), POLLIN, 0};
-    if (::poll(&stop, 1, static_cast<int>(options_.retry_after.count())) > 0) return false;
+    if (::poll(&stop, 1, static_cast<int>(wait.count())) > 0) return false;
     auto socket = options_.reconnect();
-    auto session = socket ? Session::begin(std::move(*socket), options_.queue_pairs, options_.patience)
-                          : Result<std::unique_ptr<Session>>(std::unexpected(socket.error()));
-    if (session) {
-      const std::scoped_lock lock(mutex_);
-      if (auto started = start_all(std::move(*session)); started) return true;
-    }
+    if (!socket) continue;  // which costs nothing
+    if (bring_up(std::move(*socket))) return true;
+    // One that hangs while its rings are started holds up the guest for as long as our patience lasts.
+    wait = std::max(wait, std::min(2 * wait, kLongestRetry));
   }
 }
 
-Result<void> VhostUser::start_all(std::unique_ptr<Session> session) {
+// All that can be said without the rings is said without the lock, which the guest's resets wait for.
+Result<void> VhostUser::bring_up(UniqueFd socket) {
+  auto begun = Session::begin(std::move(socket), options_.queue_pairs, options_.patience);
+  if (!begun) return std::unexpected(begun.error());
+  std::unique_ptr<Session> session = std::move(*begun);
   // What the guest was promised has to be kept.
   if ((features_ & ~session->features()) != 0)
     return fail(Errc::unsupported, "the vhost-user back end has come back with fewer features");
+  const GuestMemory* memory = nullptr;  // the machine's, which outlives its devices
+  uint64_t acked = 0;
+  {
+    const std::scoped_lock lock(mutex_);
+    acked = acked_;
+    const auto running = std::ranges::find_if(rings_, [](const auto& ring) { return ring != nullptr; });
+    if (running != rings_.end()) memory = &(*running)->context.memory;
+  }
+  if (memory != nullptr) {
+    if (auto set = session->set_features(acked); !set) return set;
+    if (auto set = session->set_memory(*memory); !set) return set;
+  }
+  const std::scoped_lock lock(mutex_);
   session_ = std::move(session);
+  introduced_ = memory != nullptr && acked_ == acked;
+  auto started = start_all();
+  if (!started) {
+    session_.reset();
+    introduced_ = false;
+  }
+  return started;
+}
+
+Result<void> VhostUser::start_all() {
   for (const auto& ring : rings_) {
     if (ring == nullptr) continue;
     ring->queue.taken_back_in_order();
     const auto from = ring->queue.hand_over_index();
     MV_CHECK(from);  // nothing is given back
     ring->next_avail = *from;
-    if (auto started = start_ring(*ring); !started) {
-      session_.reset();
-      introduced_ = false;
-      return started;
-    }
+    if (auto started = start_ring(*ring); !started) return started;
     ring->calls.used.signal_shared();  // what the one before has used, and not told
   }
   return {};

@@ -33,7 +33,8 @@ class VhostUser final : public DataPlane {
     std::function<void(bool there)> changed = {};
     std::chrono::milliseconds greeting = vhost_user::Session::kPatience;  // for the first answers
     std::chrono::milliseconds patience = vhost_user::Session::kPatience;
-    std::chrono::milliseconds retry_after{500};  // before each attempt to connect anew
+    // Before each attempt to connect anew; longer with each back end that is there but of no use.
+    std::chrono::milliseconds retry_after{500};
   };
   // `socket`: connected to the back end. `log` outlives it. Throws HostError: it is none that we can use.
   VhostUser(UniqueFd socket, Options options, Log& log);
@@ -52,12 +53,13 @@ class VhostUser final : public DataPlane {
   // With mutex_ held.
   Result<void> introduce(const GuestMemory& memory);
   Result<void> start_ring(const RemoteRing& ring);
-  Result<void> start_all(std::unique_ptr<Session> session);
+  Result<void> start_all();
   void lose(const Error& why);
 
   void watch();
   bool wait_for_end(int fd);
   bool connect_again();
+  Result<void> bring_up(UniqueFd socket);
 
   const Options options_;
   Log& log_;

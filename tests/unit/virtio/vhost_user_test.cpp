@@ -382,6 +382,31 @@ TEST_F(VhostUserTest, ABackEndThatComesBackWithLessIsNotUsed) {
   EXPECT_TRUE(plane->stop_queue(0)) << "at once, without it";
 }
 
+TEST_F(VhostUserTest, ABackEndThatComesBackAndHangsHoldsUpNoQueue) {
+  Counter asked;
+  Manners mute = tampering(Request::set_mem_table, [&asked](auto& b) {
+    b.clear();
+    asked.add();
+  });
+  VhostUser::Options wanted = reconnecting(mute);
+  wanted.patience = 2 * kDeadline;
+  const auto plane = connect(FakeBackEnd::good(), std::move(wanted));
+  plane->ack_features(virtio::kFeatureVersion1);
+  ASSERT_TRUE(start(*plane, 0));
+  open_ = false;
+  back_ends_->end();
+  open_ = true;
+  ASSERT_TRUE(asked.wait_past(0));
+  const auto before = std::chrono::steady_clock::now();
+  EXPECT_TRUE(plane->stop_queue(0));
+  plane->ack_features(virtio::kFeatureVersion1 | virtio::kFeatureIndirectDesc);
+  EXPECT_TRUE(start(*plane, 0)) << "it is started with the others, later";
+  EXPECT_TRUE(plane->stop_queue(0));
+  EXPECT_LT(std::chrono::steady_clock::now() - before, kDeadline);
+  open_ = false;
+  back_ends_->end();  // or the end would wait for it
+}
+
 TEST_F(VhostUserTest, QueuesStartAndStopWhileTheBackEndComesAndGoes) {
   const auto plane = connect(FakeBackEnd::good(), reconnecting());
   plane->ack_features(virtio::kFeatureVersion1);
