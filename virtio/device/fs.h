@@ -2,6 +2,7 @@
 // /mnt`). Its queues are worked on by a virtiofsd of ours, by vhost-user; docs/shared-folders.md.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -16,11 +17,15 @@ namespace minivmm {
 
 class VirtioFs final : public VirtioDevice {
  public:
+  // A queue that stops waits for the server to end what it has in hand, which may be a sync of gigabytes to a
+  // slow disk. A server that was given up does not come back: the share would be lost over a reboot.
+  static constexpr std::chrono::seconds kPatience{60};
+
   struct Options {
     unsigned index = 0;
     std::string tag;  // kMaxShareTag bytes at most
     std::chrono::milliseconds greeting = vhost_user::Session::kPatience;
-    std::chrono::milliseconds patience = vhost_user::Session::kPatience;
+    std::chrono::milliseconds patience = kPatience;
     std::function<void()> lost = {};  // the server has gone, and does not come back; on any thread
   };
   // `socket`: to a file server that speaks vhost-user. `log` outlives it. Throws HostError: it does not.

@@ -106,6 +106,11 @@ TEST_P(Fs, AMachineThatUsesAShareIsNotLoaded) {
   EXPECT_EQ(refused.error().code, Errc::unsupported);
 }
 
+TEST(FsPatience, AServerWithMuchInHandIsNotGivenUpSoon) {
+  EXPECT_GE(VirtioFs::Options{}.patience, std::chrono::minutes(1));
+  EXPECT_GT(VirtioFs::Options{}.patience, vhost_user::Session::kPatience);
+}
+
 INSTANTIATE_TEST_SUITE_P(Transports, Fs, testing::Values(TransportKind::pci, TransportKind::mmio),
                          [](const auto& test) { return test.param == TransportKind::pci ? "pci" : "mmio"; });
 
