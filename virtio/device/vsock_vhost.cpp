@@ -44,7 +44,7 @@ VirtioVhostVsock::VirtioVhostVsock(UniqueFd vhost, const Options& options, Log& 
 }
 
 VirtioVhostVsock::~VirtioVhostVsock() {
-  if (events_) events_->stop();
+  if (event_runner_) event_runner_->stop();
 }
 
 VirtioTraits VirtioVhostVsock::traits() const {
@@ -66,36 +66,18 @@ Result<void> VirtioVhostVsock::start_queue(uint16_t index, Virtqueue&& queue, Qu
   if (index != kEventQueue) return plane_.start_queue(index, std::move(queue), context);
   auto runner = QueueRunner::start(
       fmt::format("vsock.{} ev", options_.index), std::move(queue), context, {},
-      {.drain = [this](Virtqueue& q, unsigned, const StopFlag&) { return drain_events(q); }});
+      {.drain = [this](Virtqueue& q, unsigned, const StopFlag&) { return events_.drain(q, name_, log_); },
+       .settle = [this](Virtqueue& q, const StopFlag&) { events_.settle(q); }});
   if (!runner) return std::unexpected(runner.error());
-  events_ = std::move(*runner);
-  return {};
-}
-
-// 5.10.6.6: buffers wait for something to happen.
-Result<void> VirtioVhostVsock::drain_events(Virtqueue& queue) {
-  while (moved_) {
-    auto popped = queue.pop();
-    if (!popped) return std::unexpected(popped.error());
-    if (!*popped) return {};
-    Chain chain = std::move(**popped);
-    uint32_t written = 0;
-    if (chain.write(0, std::as_bytes(std::span(&vsock::kEventTransportReset, 1)))) {
-      written = sizeof vsock::kEventTransportReset;
-      moved_ = false;
-    } else {
-      log_.guest_fault(name_, "a buffer too small for an event");
-    }
-    queue.complete(std::move(chain), written);
-  }
+  event_runner_ = std::move(*runner);
   return {};
 }
 
 std::optional<Virtqueue> VirtioVhostVsock::stop_queue(uint16_t index) {
   if (index != kEventQueue) return plane_.stop_queue(index);
-  if (!events_) return std::nullopt;
-  Virtqueue queue = events_->stop();
-  events_.reset();
+  if (!event_runner_) return std::nullopt;
+  Virtqueue queue = event_runner_->stop();
+  event_runner_.reset();
   return queue;
 }
 
@@ -114,7 +96,7 @@ Result<void> VirtioVhostVsock::load(StateReader& in) {
     if (!set || !*set) return fail(Errc::invalid, "the saved vsock address is another guest's on this host");
     cid_ = *cid;
   }
-  moved_ = true;
+  events_.set_moved(true);
   return {};
 }
 

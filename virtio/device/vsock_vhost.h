@@ -2,11 +2,11 @@
 // sockets of the host, and the host's by the guest, without this process.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
 
+#include "virtio/device/vsock_events.h"
 #include "virtio/queue_runner.h"
 #include "virtio/vhost/vhost_vsock.h"
 #include "virtio/virtio_device.h"
@@ -33,7 +33,7 @@ class VirtioVhostVsock final : public VirtioDevice {
   void ack_features(uint64_t features) override { plane_.ack_features(features); }
   Result<void> start_queue(uint16_t index, Virtqueue&&, QueueContext) override;
   std::optional<Virtqueue> stop_queue(uint16_t index) override;
-  void reset() override { moved_ = false; }
+  void reset() override { events_.set_moved(false); }
 
   // Connections are the kernel's and not saved: the restored guest is told that they are gone (5.10.6.6).
   std::string_view state_name() const override { return name_; }
@@ -41,15 +41,13 @@ class VirtioVhostVsock final : public VirtioDevice {
   Result<void> load(StateReader&) override;
 
  private:
-  Result<void> drain_events(Virtqueue& queue);
-
   const Options options_;
   const std::string name_;
   Log& log_;
   VhostVsock plane_;
   uint64_t cid_ = 0;
-  std::atomic<bool> moved_{false};  // and the guest is still to be told
-  std::unique_ptr<QueueRunner> events_;
+  VsockEvents events_;
+  std::unique_ptr<QueueRunner> event_runner_;
 };
 
 }  // namespace minivmm
