@@ -2,7 +2,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <memory>
@@ -22,7 +21,7 @@ constexpr int kBacklog = 4;
 class SocketSerial final : public SerialBackend {
  public:
   SocketSerial(EventLoop& loop, Log& log, const std::string& path)
-      : loop_(loop), path_(path), output_(loop, log, SerialOutput::WhenStuck::discard, [this] {
+      : loop_(loop), output_(loop, log, SerialOutput::WhenStuck::discard, [this] {
           if (port_ != nullptr) port_->output_drained();
         }) {
     listener_ = listen_on_unix_socket(path, "serial clients", kBacklog);
@@ -30,10 +29,7 @@ class SocketSerial final : public SerialBackend {
   }
   SocketSerial(const SocketSerial&) = delete;
   SocketSerial& operator=(const SocketSerial&) = delete;
-  ~SocketSerial() override {
-    output_.flush();
-    ::unlink(path_.c_str());
-  }
+  ~SocketSerial() override { output_.flush(); }
 
   void connect(SerialPort* port) override {
     port_ = port;
@@ -52,8 +48,7 @@ class SocketSerial final : public SerialBackend {
   void set_peer(bool there);
 
   EventLoop& loop_;
-  const std::string path_;
-  UniqueFd listener_;
+  UnixListener listener_;
   SerialPort* port_ = nullptr;
   SerialOutput output_;
   UniqueFd client_;

@@ -167,7 +167,7 @@ TEST_P(VsockDevice, AHostProgramTalksToTheGuest) {
 
 TEST_P(VsockDevice, TheGuestTalksToAHostProgram) {
   start();
-  const UniqueFd service = listen_on_unix_socket(path() + "_80", "test", 4);
+  const UnixListener service = listen_on_unix_socket(path() + "_80", "test", 4);
   ASSERT_TRUE(send(Op::request, 5, 80));
   EXPECT_EQ(receive_op(), Op::response);
   const UniqueFd end(::accept(service.get(), nullptr, nullptr));
@@ -279,7 +279,7 @@ TEST_P(VsockDevice, ARestoredGuestKeepsItsAddressUnlessToldAnother) {
 
 TEST_P(VsockDevice, StopsAndStartsUnderTraffic) {
   start();
-  const UniqueFd service = listen_on_unix_socket(path() + "_80", "test", 64);
+  const UnixListener service = listen_on_unix_socket(path() + "_80", "test", 64);
   std::atomic<bool> stop{false};
   std::thread host([&] {
     std::vector<UniqueFd> ends;

@@ -2,12 +2,9 @@
 
 #include <fmt/format.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <utility>
-
-#include "vmm/core/unix_socket.h"
 
 namespace minivmm {
 
@@ -26,10 +23,6 @@ void check_vsock_path(const std::string& path) {
 UnixVsockHost::UnixVsockHost(std::string path) : path_(std::move(path)) {
   check_vsock_path(path_);
   listener_ = listen_on_unix_socket(path_, "vsock clients", kBacklog);
-}
-
-UnixVsockHost::~UnixVsockHost() {
-  ::unlink(path_.c_str());
 }
 
 Result<UniqueFd> UnixVsockHost::connect(uint32_t port) {

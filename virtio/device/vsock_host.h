@@ -5,6 +5,7 @@
 
 #include "vmm/core/error.h"
 #include "vmm/core/fd.h"
+#include "vmm/core/unix_socket.h"
 
 namespace minivmm {
 
@@ -31,7 +32,7 @@ class UnixVsockHost final : public VsockHost {
   explicit UnixVsockHost(std::string path);
   UnixVsockHost(const UnixVsockHost&) = delete;
   UnixVsockHost& operator=(const UnixVsockHost&) = delete;
-  ~UnixVsockHost() override;  // removes the socket
+  ~UnixVsockHost() override = default;  // removes the socket
 
   const std::string& path() const { return path_; }
   Result<UniqueFd> connect(uint32_t port) override;
@@ -40,7 +41,7 @@ class UnixVsockHost final : public VsockHost {
 
  private:
   std::string path_;
-  UniqueFd listener_;
+  UnixListener listener_;
 };
 
 }  // namespace minivmm
