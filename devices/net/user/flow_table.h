@@ -16,6 +16,7 @@ struct Flow {
   uint32_t used = 0;        // when, in the table's own count
   uint32_t acked = 0;       // TCP: what libslirp acknowledged last
   uint16_t unacked = 0;     // TCP: segments with data that it got since
+  uint16_t mss = 0;         // TCP: of data in a segment, the most that the guest takes; 0: not known
   uint8_t redirect = 0;     // 1 + the redirection's index; 0: none
   uint32_t host_end = 0;    // TCP: what acknowledges the host's FIN
   bool host_ended = false;  // TCP: there was one

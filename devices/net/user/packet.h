@@ -27,6 +27,7 @@ inline constexpr uint16_t kEtherIpv6 = 0x86dd;
 inline constexpr uint8_t kTcpFin = 0x01;
 inline constexpr uint8_t kTcpSyn = 0x02;
 inline constexpr uint8_t kTcpRst = 0x04;
+inline constexpr uint8_t kTcpPush = 0x08;
 inline constexpr uint8_t kTcpAck = 0x10;
 inline constexpr size_t kTcpSumOffset = 16;  // in its header
 inline constexpr size_t kUdpSumOffset = 6;

@@ -22,6 +22,7 @@ constexpr uint8_t kOptionMss = 2;
 
 constexpr uint16_t kUsualMss4 = 536;  // RFC 9293, 3.7.1: what a peer that says nothing takes
 constexpr uint16_t kUsualMss6 = 1220;
+constexpr uint16_t kLeastMss = 88;  // as Linux's: a segment is not to become thousands
 
 // Where the value of the option is, from the frame's start.
 std::optional<size_t> find_mss(const Packet& packet) {
@@ -61,37 +62,38 @@ std::optional<size_t> insert_mss(Packet& packet) {
 }
 
 uint16_t segment_size(bool v6, const GuestLink& link) {
-  return static_cast<uint16_t>(link.mtu - (v6 ? kIpv6Header : kIpv4Header) - kTcpHeader);
+  const auto fits = static_cast<uint16_t>(link.mtu - (v6 ? kIpv6Header : kIpv4Header) - kTcpHeader);
+  return link.mss != 0 ? std::min(link.mss, fits) : fits;
 }
 
 }  // namespace
 
-void settle_segment_size(Packet& packet, const GuestLink& link) {
+uint16_t settle_segment_size(Packet& packet, const GuestLink& link) {
   const uint16_t cut = segment_size(packet.v6, link);
   auto at = find_mss(packet);
   uint16_t mss = packet.v6 ? kUsualMss6 : kUsualMss4;
-  if (at) mss = load16(packet.frame.data() + *at);
+  if (at) mss = std::max(load16(packet.frame.data() + *at), kLeastMss);
+  const uint16_t takes = std::min(mss, cut);
   if (!at) at = insert_mss(packet);
-  if (!at) return;
+  if (!at) return takes;
   const NetOffloads wanted = packet.v6 ? net_offload::kTso6 : net_offload::kTso4;
   // One that takes less than the link does (a container with a smaller MTU behind the guest) could not be
   // given whole segments by the guest's own cutting.
+  uint16_t said = takes;
   if (mss >= cut && (link.allowed & wanted) != 0) {
-    mss = static_cast<uint16_t>(std::max<size_t>(cut, kWindow / kSegmentsInWindow / cut * cut));
-  } else {
-    mss = std::min(mss, cut);
+    said = static_cast<uint16_t>(std::max<size_t>(cut, kWindow / kSegmentsInWindow / cut * cut));
   }
-  store16(packet.frame.data() + *at, mss);
+  store16(packet.frame.data() + *at, said);
   fill_in_transport_sum(packet);
+  return takes;
 }
 
 bool describe_frame(Packet& packet, const GuestLink& link, std::span<uint8_t, kNetHeaderSize> header) {
   std::ranges::fill(header, uint8_t{0});
-  if ((link.allowed & net_offload::kChecksum) == 0 || !(packet.is_tcp() || packet.is_udp())) {
-    return !packet.is_tcp() || packet.frame.size() <= kEthernetHeader + size_t{link.mtu};
-  }
+  const bool large = packet.is_tcp() && packet.payload_size() > segment_room(packet, link);
+  if ((link.allowed & net_offload::kChecksum) == 0 || !(packet.is_tcp() || packet.is_udp())) return !large;
   header[0] = kFlagDataValid;
-  if (!packet.is_tcp() || packet.frame.size() <= kEthernetHeader + size_t{link.mtu}) return true;
+  if (!large) return true;
   if ((link.allowed & (packet.v6 ? net_offload::kTso6 : net_offload::kTso4)) == 0) return false;
   const auto put = [&](size_t at, size_t value) {  // little-endian
     header[at] = static_cast<uint8_t>(value);
@@ -107,6 +109,33 @@ bool describe_frame(Packet& packet, const GuestLink& link, std::span<uint8_t, kN
   const auto partial = static_cast<uint16_t>(~fold_sum(pseudo_sum(packet)));
   std::memcpy(packet.header() + kTcpSumOffset, &partial, sizeof partial);
   return true;
+}
+
+size_t segment_room(const Packet& packet, const GuestLink& link) {
+  const size_t frame = kEthernetHeader + size_t{link.mtu};
+  if (packet.payload >= frame) return 0;
+  return std::min<size_t>(segment_size(packet.v6, link), frame - packet.payload);
+}
+
+std::span<const uint8_t> make_segment(const Packet& packet, size_t at, size_t size,
+                                      std::span<uint8_t> scratch) {
+  const auto frame = scratch.first(packet.payload + size);
+  std::memcpy(frame.data(), packet.frame.data(), packet.payload);
+  std::memcpy(frame.data() + packet.payload, packet.frame.data() + packet.payload + at, size);
+  uint8_t* const ip = frame.data() + kEthernetHeader;
+  if (packet.v6) {
+    store16(ip + 4, static_cast<uint16_t>(frame.size() - packet.transport));
+  } else {
+    store16(ip + 2, static_cast<uint16_t>(frame.size() - kEthernetHeader));
+    fill_in_ipv4_sum(frame);
+  }
+  Packet segment = packet;
+  segment.frame = frame;
+  uint8_t* const tcp = segment.header();
+  store32(tcp + 4, packet.sequence + static_cast<uint32_t>(at));
+  if (at + size < packet.payload_size()) tcp[13] = static_cast<uint8_t>(tcp[13] & ~(kTcpFin | kTcpPush));
+  fill_in_transport_sum(segment);
+  return frame;
 }
 
 bool needs_fragments(const Packet& packet, const GuestLink& link) {

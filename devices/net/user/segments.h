@@ -15,16 +15,33 @@ namespace minivmm::user_net {
 struct GuestLink {
   NetOffloads allowed = 0;  // what the guest takes
   uint16_t mtu = 1500;
+  uint16_t mss = 0;  // of the connection in hand: bytes of data in a segment at most; 0: what the MTU leaves
 };
 
 // A segment with SYN of the guest's, in a buffer that has kMssOption bytes of room behind the frame: has
-// libslirp send as large segments as the guest takes.
+// libslirp send as large segments as the guest takes. Returns GuestLink::mss of that connection: where the
+// guest opens it, libslirp does not look at the option (it connects on the host first, and answers later
+// without the options), and sends what its own MTU allows.
 inline constexpr size_t kMssOption = 4;
-void settle_segment_size(Packet&, const GuestLink&);
+uint16_t settle_segment_size(Packet&, const GuestLink&);
 
 // What stands in front of the frame on its way to the guest (virtio 1.2, 5.1.6.1); may prepare its checksum
-// for it. False: the guest does not take a frame of that size.
+// for it. False: the guest does not take a TCP segment of that size, and has to be given cut_segments() of
+// it, each with that header.
 bool describe_frame(Packet&, const GuestLink&, std::span<uint8_t, kNetHeaderSize> header);
+
+// How much data each of them has at most.
+size_t segment_room(const Packet&, const GuestLink&);
+// A frame of its own, in `scratch`, with these bytes of the segment's data.
+std::span<const uint8_t> make_segment(const Packet&, size_t at, size_t size, std::span<uint8_t> scratch);
+template <class Emit>
+void cut_segments(const Packet& packet, const GuestLink& link, std::span<uint8_t> scratch, Emit emit) {
+  const size_t most = segment_room(packet, link);
+  if (most == 0) return;  // no room beside its headers
+  for (size_t at = 0; at < packet.payload_size(); at += most) {
+    emit(make_segment(packet, at, std::min(most, packet.payload_size() - at), scratch));
+  }
+}
 
 // Whether it has to go as fragments (an IPv4 packet other than TCP past the MTU), and these.
 bool needs_fragments(const Packet&, const GuestLink&);

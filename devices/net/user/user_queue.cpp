@@ -111,7 +111,12 @@ bool UserQueue::finish_checksum(Packet& packet, std::span<const uint8_t, kNetHea
 
 void UserQueue::to_stack(Packet& packet) {
   if (packet.is_tcp()) {
-    if ((packet.tcp_flags & kTcpSyn) != 0) settle_segment_size(packet, link_);
+    if ((packet.tcp_flags & kTcpSyn) != 0) {
+      const uint16_t mss = settle_segment_size(packet, link_);
+      flows_
+          .add(IPPROTO_TCP, packet.source, packet.destination, [this](const Flow& flow) { note_gone(flow); })
+          .mss = mss;
+    }
     if (!bounded(packet)) return;
   }
   const Endpoint remote = packet.destination;
@@ -165,7 +170,7 @@ bool UserQueue::bounded(const Packet& packet) {
   return true;
 }
 
-void UserQueue::note_acknowledged(const Packet& packet) {
+uint16_t UserQueue::note_acknowledged(const Packet& packet) {
   Flow* flow = flows_.find(IPPROTO_TCP, packet.destination, packet.source);
   if ((packet.tcp_flags & kTcpFin) != 0) {
     if (flow == nullptr) {
@@ -175,12 +180,13 @@ void UserQueue::note_acknowledged(const Packet& packet) {
     flow->host_ended = true;
     flow->host_end = packet.sequence + static_cast<uint32_t>(packet.payload_size()) + 1;
   }
-  if (flow == nullptr) return;
+  if (flow == nullptr) return 0;
   const bool over = (packet.tcp_flags & kTcpRst) != 0;
-  if (!over && ((packet.tcp_flags & kTcpAck) == 0 || packet.acknowledged == flow->acked)) return;
+  if (!over && ((packet.tcp_flags & kTcpAck) == 0 || packet.acknowledged == flow->acked)) return flow->mss;
   flow->acked = packet.acknowledged;
   note_gone(*flow);
   flow->unacked = 0;
+  return flow->mss;
 }
 
 void UserQueue::refuse(const Packet& packet) {
@@ -194,8 +200,9 @@ void UserQueue::take(std::span<uint8_t> frame) {
   if (!packet) return;
   if (packet->ether_type == kEtherArp) return deliver(kNoOffload, packet->frame);
   redirects_.inward(*packet);
+  GuestLink link = link_;
   if (packet->is_tcp()) {
-    note_acknowledged(*packet);
+    link.mss = note_acknowledged(*packet);
   } else if (packet->is_udp()) {
     flows_
         .add(IPPROTO_UDP, packet->destination, packet->source, [this](const Flow& flow) { note_gone(flow); })
@@ -207,7 +214,8 @@ void UserQueue::take(std::span<uint8_t> frame) {
     return;
   }
   std::array<uint8_t, kNetHeaderSize> header;
-  if (describe_frame(*packet, link_, header)) deliver(header, packet->frame);
+  if (describe_frame(*packet, link, header)) return deliver(header, packet->frame);
+  cut_segments(*packet, link, scratch_, [&](std::span<const uint8_t> segment) { deliver(header, segment); });
 }
 
 void UserQueue::deliver(std::span<const uint8_t, kNetHeaderSize> header, std::span<const uint8_t> frame) {

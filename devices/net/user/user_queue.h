@@ -50,8 +50,8 @@ class UserQueue final : public NetQueue, private FrameSink {
   bool ends_last(const Packet& packet);  // with this, both ends have ended their connection
   void thin_out();
   bool finish_checksum(Packet& packet, std::span<const uint8_t, kNetHeaderSize> header) const;
-  bool bounded(const Packet& packet);  // TCP: not too much that libslirp has to keep for later
-  void note_acknowledged(const Packet& packet);
+  bool bounded(const Packet& packet);                // TCP: not too much that libslirp has to keep for later
+  uint16_t note_acknowledged(const Packet& packet);  // returns GuestLink::mss
   void note_gone(const Flow& flow) { unacked_ -= flow.unacked; }
   void deliver(std::span<const uint8_t, kNetHeaderSize> header, std::span<const uint8_t> frame);
   void refuse(const Packet& packet);
@@ -66,7 +66,7 @@ class UserQueue final : public NetQueue, private FrameSink {
   Lingering lingering_;
   FrameRing ring_;
   std::vector<uint8_t> buffer_;            // the frame being sent
-  std::vector<uint8_t> scratch_;           // a fragment being cut
+  std::vector<uint8_t> scratch_;           // a fragment or segment being cut
   uint32_t unacked_ = 0;                   // segments of all flows
   std::span<const iovec> waiting_;         // where the next frame may go without a detour; empty: nowhere
   std::optional<Result<size_t>> arrived_;  // what has come of that
