@@ -47,6 +47,20 @@ class EveryDevice : public testing::TestWithParam<std::tuple<size_t, TransportKi
     guest->bring_up();
     return guest;
   }
+  // For what holds for each queue that answers at once: `check` gets a guest that has just come up, with that
+  // queue as its main one.
+  template <class Check>
+  void on_each_queue(Check check, uint64_t without = 0) {
+    auto guest = make_guest();
+    for (uint16_t queue = 0; queue < guest->sizes.size(); ++queue) {
+      if (guest->receives(queue)) continue;
+      SCOPED_TRACE(testing::Message() << "queue " << queue);
+      guest->main = queue;
+      guest->bring_up(without);
+      check(guest.get());
+      if (HasFatalFailure()) return;
+    }
+  }
   // What must hold after any hostile act: a reset and a new start make the device work.
   static void expect_recovers(FakeGuest& guest) {
     guest.bring_up();

@@ -172,7 +172,7 @@ class FakeGuest {
     }
   }
   FakeRing& ring() { return rings[main]; }
-  bool receives(uint16_t queue) const { return (receive_queues >> queue & 1) != 0; }
+  bool receives(uint16_t queue) const { return queue < 64 && (receive_queues >> queue & 1) != 0; }
   // Offers `head`, kicks, and waits for it to come back.
   std::optional<virtio::UsedElement> submit(uint16_t head) { return submit(head, main); }
   std::optional<virtio::UsedElement> submit(uint16_t head, uint16_t queue) {

@@ -7,41 +7,45 @@ namespace {
 class HostileRing : public EveryDevice {};
 
 TEST_P(HostileRing, AnAvailableIndexThatJumpsNeedsAReset) {
-  auto guest = running_guest();
-  guest->ring().set_avail_index(static_cast<uint16_t>(guest->ring().size() + 1));
-  guest->transport->kick(guest->main);
-  EXPECT_TRUE(guest->wait_needs_reset());
-  EXPECT_EQ(guest->ring().used_index(), 0);
-  expect_recovers(*guest);
+  on_each_queue([&](FakeGuest* guest) {
+    guest->ring().set_avail_index(static_cast<uint16_t>(guest->ring().size() + 1));
+    guest->transport->kick(guest->main);
+    EXPECT_TRUE(guest->wait_needs_reset());
+    EXPECT_EQ(guest->ring().used_index(), 0);
+    expect_recovers(*guest);
+  });
 }
 
 TEST_P(HostileRing, AnAvailableIndexThatGoesBackNeedsAReset) {
-  auto guest = running_guest();
-  ASSERT_TRUE(guest->alive());
-  guest->ring().set_avail_index(0xfff0);
-  guest->transport->kick(guest->main);
-  EXPECT_TRUE(guest->wait_needs_reset());
-  expect_recovers(*guest);
+  on_each_queue([&](FakeGuest* guest) {
+    ASSERT_TRUE(guest->alive());
+    guest->ring().set_avail_index(0xfff0);
+    guest->transport->kick(guest->main);
+    EXPECT_TRUE(guest->wait_needs_reset());
+    expect_recovers(*guest);
+  });
 }
 
 TEST_P(HostileRing, AnEntryPastTheTableNeedsAReset) {
-  auto guest = running_guest();
-  guest->ring().offer(guest->ring().size());
-  guest->transport->kick(guest->main);
-  EXPECT_TRUE(guest->wait_needs_reset());
-  expect_recovers(*guest);
+  on_each_queue([&](FakeGuest* guest) {
+    guest->ring().offer(guest->ring().size());
+    guest->transport->kick(guest->main);
+    EXPECT_TRUE(guest->wait_needs_reset());
+    expect_recovers(*guest);
+  });
 }
 
 TEST_P(HostileRing, TheSameHeadTwiceComesBackTwice) {
-  auto guest = running_guest();
-  guest->probe_chain(2);
-  guest->ring().offer(2);
-  guest->ring().offer(2);
-  guest->transport->kick(guest->main);
-  ASSERT_TRUE(guest->wait_used(guest->main, 2));
-  EXPECT_EQ(guest->ring().used(0).id, 2U);
-  EXPECT_EQ(guest->ring().used(1).id, 2U);
-  EXPECT_TRUE(guest->alive());
+  on_each_queue([&](FakeGuest* guest) {
+    guest->probe_chain(2);
+    guest->ring().offer(2);
+    guest->ring().offer(2);
+    guest->transport->kick(guest->main);
+    ASSERT_TRUE(guest->wait_used(guest->main, 2));
+    EXPECT_EQ(guest->ring().used(0).id, 2U);
+    EXPECT_EQ(guest->ring().used(1).id, 2U);
+    EXPECT_TRUE(guest->alive());
+  });
 }
 
 TEST_P(HostileRing, ABrokenQueueIgnoresFurtherKicks) {
@@ -90,19 +94,20 @@ TEST_P(HostileRing, KicksBeforeDriverOkAreServedOnlyAfterIt) {
 }
 
 TEST_P(HostileRing, KicksAfterAResetTouchNothing) {
-  auto guest = running_guest();
-  ASSERT_TRUE(guest->alive());
-  guest->transport->set_status(0);
-  EXPECT_EQ(guest->transport->status(), 0);
-  const auto interrupts = guest->transport->queue_interrupts(guest->main).count();
-  const auto used = guest->ring().used_index();
-  guest->ring().offer(4);
-  guest->transport->kick(guest->main);
-  guest->transport->notify(guest->main);
-  guest->transport->transport().reset();
-  EXPECT_EQ(guest->ring().used_index(), used);
-  EXPECT_EQ(guest->transport->queue_interrupts(guest->main).count(), interrupts);
-  expect_recovers(*guest);
+  on_each_queue([&](FakeGuest* guest) {
+    ASSERT_TRUE(guest->alive());
+    guest->transport->set_status(0);
+    EXPECT_EQ(guest->transport->status(), 0);
+    const auto interrupts = guest->transport->queue_interrupts(guest->main).count();
+    const auto used = guest->ring().used_index();
+    guest->ring().offer(4);
+    guest->transport->kick(guest->main);
+    guest->transport->notify(guest->main);
+    guest->transport->transport().reset();
+    EXPECT_EQ(guest->ring().used_index(), used);
+    EXPECT_EQ(guest->transport->queue_interrupts(guest->main).count(), interrupts);
+    expect_recovers(*guest);
+  });
 }
 
 TEST_P(HostileRing, AResetWithRequestsQueuedStopsThemAll) {
@@ -136,22 +141,23 @@ TEST_P(HostileRing, ANotificationOfAQueueThatDoesNotExistIsIgnored) {
 }
 
 TEST_P(HostileRing, AQueueThatIsResetAloneTouchesNothingAndWorksAgain) {
-  auto guest = running_guest();
-  for (int round = 0; round < 3; ++round) {
-    ASSERT_TRUE(guest->alive());
-    guest->transport->select_queue(guest->main);
-    guest->transport->reset_queue();
-    EXPECT_FALSE(guest->transport->queue_enabled());
-    const uint16_t used = guest->ring().used_index();
-    guest->ring().offer(4);
-    guest->transport->kick(guest->main);
-    guest->transport->notify(guest->main);
-    EXPECT_EQ(guest->ring().used_index(), used);
-    EXPECT_EQ(guest->transport->status(), FakeGuest::kRunning);
-    guest->set_up_queue_again(guest->main);
-    EXPECT_TRUE(guest->transport->queue_enabled());
-  }
-  EXPECT_TRUE(guest->alive());
+  on_each_queue([&](FakeGuest* guest) {
+    for (int round = 0; round < 3; ++round) {
+      ASSERT_TRUE(guest->alive());
+      guest->transport->select_queue(guest->main);
+      guest->transport->reset_queue();
+      EXPECT_FALSE(guest->transport->queue_enabled());
+      const uint16_t used = guest->ring().used_index();
+      guest->ring().offer(4);
+      guest->transport->kick(guest->main);
+      guest->transport->notify(guest->main);
+      EXPECT_EQ(guest->ring().used_index(), used);
+      EXPECT_EQ(guest->transport->status(), FakeGuest::kRunning);
+      guest->set_up_queue_again(guest->main);
+      EXPECT_TRUE(guest->transport->queue_enabled());
+    }
+    EXPECT_TRUE(guest->alive());
+  });
 }
 
 TEST_P(HostileRing, AQueueThatDoesNotExistIsNotReset) {

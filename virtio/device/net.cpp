@@ -34,6 +34,13 @@ constexpr uint64_t kOurs =
     (kAlways & ~(feature_bit(net::kFeatureMrgRxbuf) | feature_bit(net::kFeatureCtrlGuestOffloads))) |
     feature_bit(net::kFeatureMtu) | feature_bit(net::kFeatureMq);
 
+// 5.1.2: the even ones, and the control queue comes after the last pair. VirtioTraits names no queue past the
+// 64th.
+uint64_t receive_queues(uint16_t pairs) {
+  constexpr uint64_t kEven = 0x5555'5555'5555'5555;
+  return pairs < 32 ? kEven & ((uint64_t{1} << (2 * pairs)) - 1) : kEven;
+}
+
 // What whoever moves the frames says; 0: nothing that a guest could be told.
 uint16_t mtu_of(DataPlane& plane) {
   uint16_t mtu = 0;
@@ -92,6 +99,7 @@ VirtioTraits VirtioNet::traits() const {
           .features = offered(),
           .queue_sizes = std::move(sizes),
           .config_size = sizeof(net::Config),
+          .receive_queues = receive_queues(net_traits_.queue_pairs),
           .unknown = plane_ ? kVhostRingFeatures & ~plane_->features() : 0};
 }
 
