@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "tests/conformance/fake_guest.h"
+#include "tests/unit/virtio/hostile_remote.h"
 #include "tests/unit/virtio/vhost_back_end.h"
 #include "vmm/core/state.h"
 
@@ -109,6 +110,64 @@ TEST_P(Fs, AMachineThatUsesAShareIsNotLoaded) {
 TEST(FsPatience, AServerWithMuchInHandIsNotGivenUpSoon) {
   EXPECT_GE(VirtioFs::Options{}.patience, std::chrono::minutes(1));
   EXPECT_GT(VirtioFs::Options{}.patience, vhost_user::Session::kPatience);
+}
+
+TEST_P(Fs, LayoutsThatMakeNoSenseAreRefusedBeforeTheServerHearsOfThem) {
+  const auto guest = make_guest();
+  for (const uint16_t queue : {uint16_t{0}, uint16_t{1}}) expect_layouts_refused(*guest, queue);
+  EXPECT_FALSE(back_end_->was_asked(vhost_user::Request::set_vring_num));
+  EXPECT_FALSE(back_end_->was_asked(vhost_user::Request::set_vring_addr));
+  guest->bring_up();
+  EXPECT_TRUE(guest->alive(0));
+  EXPECT_TRUE(guest->alive(1));
+}
+
+TEST_P(Fs, TheServerHearsOfAQueueOnlyOnceTheDriverIsReady) {
+  const auto guest = make_guest();
+  guest->negotiate();
+  guest->transport->notify(1);
+  guest->set_up_queues();
+  guest->probe_chain(0, 1);
+  guest->rings[1].offer(0);
+  guest->transport->kick(1);
+  guest->transport->notify(1);
+  EXPECT_FALSE(back_end_->was_asked(vhost_user::Request::set_vring_addr));
+  EXPECT_EQ(guest->rings[1].used_index(), 0);
+  guest->drive();
+  EXPECT_TRUE(guest->wait_used(1, 1)) << "what was offered before counts";
+}
+
+TEST_P(Fs, AResetEndsWhatTheServerHasInHand) {
+  const auto guest = make_guest();
+  for (int round = 0; round < 10; ++round) {
+    guest->bring_up();
+    guest->probe_chain(2, 1);
+    expect_reset_ends(*guest, 1, 2);
+  }
+  guest->bring_up();
+  EXPECT_TRUE(guest->alive(1));
+}
+
+TEST_P(Fs, AnOverwrittenUsedIndexIsHarmless) {
+  const auto guest = make_guest();
+  expect_overwritten_index_is_harmless(*guest, 1);
+}
+
+TEST_P(Fs, NotificationsOfQueuesThatDoNotExistAreIgnored) {
+  const auto guest = make_guest();
+  guest->bring_up();
+  expect_notifications_of_no_queue_ignored(*guest);
+  EXPECT_TRUE(guest->alive(1));
+}
+
+TEST_P(Fs, ARingThatTheServerCannotMakeSenseOfNeedsAReset) {
+  const auto guest = make_guest();
+  guest->bring_up();
+  ASSERT_TRUE(guest->alive(1)) << "by then it has been told all of the ring";
+  back_end_->signal_error(1);
+  EXPECT_TRUE(guest->wait_needs_reset());
+  guest->bring_up();
+  EXPECT_TRUE(guest->alive(1));
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, Fs, testing::Values(TransportKind::pci, TransportKind::mmio),

@@ -63,6 +63,11 @@ std::vector<Request> FakeBackEnd::asked() const {
   return asked_;
 }
 
+bool FakeBackEnd::was_asked(Request request) const {
+  const auto all = asked();
+  return std::ranges::find(all, request) != all.end();
+}
+
 bool FakeBackEnd::enabled(uint32_t ring) const {
   const std::scoped_lock lock(mutex_);
   const auto found = rings_.find(ring);
@@ -72,8 +77,7 @@ bool FakeBackEnd::enabled(uint32_t ring) const {
 bool FakeBackEnd::wait_asked(Request request) const {
   for (;;) {
     const uint64_t seen = asked_count_.count();
-    const auto all = asked();
-    if (std::ranges::find(all, request) != all.end()) return true;
+    if (was_asked(request)) return true;
     if (!asked_count_.wait_past(seen)) return false;
   }
 }

@@ -48,6 +48,7 @@ class FakeBackEnd {
   uint64_t acked_features() const { return acked_; }
   std::vector<vhost_user::Region> regions() const;
   std::vector<vhost_user::Request> asked() const;
+  bool was_asked(vhost_user::Request) const;  // by now
   bool enabled(uint32_t ring) const;
   // Waits for what it is told later than somebody returns; false at the deadline.
   bool wait_asked(vhost_user::Request) const;

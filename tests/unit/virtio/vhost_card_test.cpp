@@ -9,6 +9,7 @@
 #include "devices/net/link_state.h"
 #include "devices/net/net_vhost.h"
 #include "tests/conformance/fake_guest.h"
+#include "tests/unit/virtio/hostile_remote.h"
 #include "tests/unit/virtio/vhost_back_end.h"
 #include "virtio/device/net.h"
 #include "virtio/device/net_offloads.h"
@@ -21,7 +22,8 @@ using virtio::feature_bit;
 // What open_net() makes of --net vhost-user, with the back end in the test.
 class RemoteNet final : public NetBackend, private NetQueue {
  public:
-  RemoteNet(uint16_t pairs, uint16_t mtu) : pairs_(pairs), mtu_(mtu) {
+  RemoteNet(uint16_t pairs, uint16_t mtu, bool leaves_work)
+      : pairs_(pairs), mtu_(mtu), leaves_work_(leaves_work) {
     vhost_.socket = connect(FakeBackEnd::good());
     vhost_.reconnect = [this]() -> Result<UniqueFd> { return connect(FakeBackEnd::good()); };
     vhost_.set_link = [this](bool there) { link_.set(there); };
@@ -43,6 +45,7 @@ class RemoteNet final : public NetBackend, private NetQueue {
   UniqueFd connect(FakeBackEnd::Manners manners) {
     manners.features |= feature_bit(net::kFeatureMrgRxbuf) | feature_bit(net::kFeatureCsum) |
                         feature_bit(net::kFeatureGuestCsum) | feature_bit(net::kFeatureCtrlGuestOffloads);
+    manners.leaves_work = leaves_work_;
     if (mtu_ != 0) {
       net::Config config{};
       config.mtu = mtu_;
@@ -58,6 +61,7 @@ class RemoteNet final : public NetBackend, private NetQueue {
 
   uint16_t pairs_;
   uint16_t mtu_;
+  bool leaves_work_;
   BackEnds back_ends_;
   NetVhost vhost_;
   LinkState link_{true};
@@ -67,7 +71,7 @@ class VhostCard : public testing::TestWithParam<TransportKind> {
  protected:
   void make(uint16_t pairs = 1) {
     guest_.reset();
-    auto net = std::make_unique<RemoteNet>(pairs, mtu_);
+    auto net = std::make_unique<RemoteNet>(pairs, mtu_, leaves_work_);
     net_ = net.get();
     auto card = std::make_unique<VirtioNet>(std::move(net), VirtioNet::Options{}, log_);
     guest_ = std::make_unique<FakeGuest>(GetParam(), std::move(card), log_, true);
@@ -101,6 +105,7 @@ class VhostCard : public testing::TestWithParam<TransportKind> {
 
   Log log_;
   uint16_t mtu_ = 0;  // that the back end says; 0: it says nothing
+  bool leaves_work_ = false;
   RemoteNet* net_ = nullptr;
   std::unique_ptr<FakeGuest> guest_;
 };
@@ -185,6 +190,89 @@ TEST_P(VhostCard, ALostBackEndPullsTheCableUntilThereIsOneAgain) {
   EXPECT_TRUE(guest_->alive(0));
   EXPECT_TRUE(guest_->alive(1));
   EXPECT_EQ(guest_->transport->status() & virtio::status::kNeedsReset, 0);
+}
+
+TEST_P(VhostCard, LayoutsThatMakeNoSenseAreRefusedBeforeTheBackEndHearsOfThem) {
+  make();
+  for (const uint16_t queue : {uint16_t{0}, uint16_t{1}}) expect_layouts_refused(*guest_, queue);
+  EXPECT_FALSE(net_->back_end().was_asked(vhost_user::Request::set_vring_num));
+  EXPECT_FALSE(net_->back_end().was_asked(vhost_user::Request::set_vring_addr));
+  guest_->bring_up();
+  EXPECT_TRUE(guest_->alive(0));
+  EXPECT_TRUE(guest_->alive(1));
+}
+
+TEST_P(VhostCard, TheBackEndHearsOfAQueueOnlyOnceTheDriverIsReady) {
+  make();
+  guest_->negotiate();
+  guest_->transport->notify(1);
+  guest_->set_up_queues();
+  guest_->probe_chain(0, 1);
+  guest_->rings[1].offer(0);
+  guest_->transport->kick(1);
+  EXPECT_FALSE(net_->back_end().was_asked(vhost_user::Request::set_vring_addr));
+  guest_->drive();
+  EXPECT_TRUE(guest_->wait_used(1, 1));
+}
+
+TEST_P(VhostCard, AResetEndsWhatTheBackEndHasInHand) {
+  make();
+  for (int round = 0; round < 10; ++round) {
+    const auto queue = static_cast<uint16_t>(round % 2);
+    guest_->bring_up();
+    guest_->probe_chain(2, queue);
+    expect_reset_ends(*guest_, queue, 2);
+  }
+  guest_->bring_up();
+  EXPECT_TRUE(guest_->alive(0));
+  EXPECT_TRUE(guest_->alive(1));
+}
+
+TEST_P(VhostCard, AnOverwrittenUsedIndexIsHarmless) {
+  make();
+  for (const uint16_t queue : {uint16_t{0}, uint16_t{1}})
+    expect_overwritten_index_is_harmless(*guest_, queue);
+}
+
+TEST_P(VhostCard, NotificationsOfQueuesThatDoNotExistAreIgnored) {
+  make();
+  guest_->bring_up();
+  expect_notifications_of_no_queue_ignored(*guest_);
+  EXPECT_TRUE(guest_->alive(1));
+}
+
+TEST_P(VhostCard, ARingThatTheBackEndCannotMakeSenseOfNeedsAReset) {
+  make();
+  guest_->bring_up();
+  ASSERT_TRUE(guest_->alive(1)) << "by then it has been told all of the ring";
+  net_->back_end().signal_error(1);
+  EXPECT_TRUE(guest_->wait_needs_reset());
+  EXPECT_TRUE(link_up()) << "the cable is not pulled for it";
+  guest_->bring_up();
+  EXPECT_TRUE(guest_->alive(0));
+  EXPECT_TRUE(guest_->alive(1));
+}
+
+TEST_P(VhostCard, WhatIsInTheRingsIsForTheBackEnd) {
+  leaves_work_ = true;
+  make();
+  guest_->bring_up();
+  for (uint16_t queue = 0; queue < 2; ++queue) {
+    FakeRing& ring = guest_->rings[queue];
+    ring.descriptor(0, kBuffers, 16, virtio::kDescNext, 0);                  // itself
+    ring.descriptor(1, Gpa{~uint64_t{0}}, 0xffff'ffff, virtio::kDescWrite);  // past the address space
+    ring.descriptor(2, kBuffers, 17, virtio::kDescIndirect);
+    for (const uint16_t head : {uint16_t{0}, uint16_t{1}, uint16_t{2}, uint16_t{0xffff}}) ring.offer(head);
+    guest_->transport->kick(queue);
+  }
+  for (int round = 0; round < 3; ++round) {
+    guest_->transport->transport().pause();
+    guest_->transport->transport().resume();
+    EXPECT_EQ(guest_->transport->status(), FakeGuest::kRunning);
+    EXPECT_EQ(guest_->rings[0].used_index() + guest_->rings[1].used_index(), 0);
+  }
+  guest_->transport->set_status(0);
+  EXPECT_EQ(guest_->transport->status(), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, VhostCard, testing::Values(TransportKind::pci, TransportKind::mmio),
