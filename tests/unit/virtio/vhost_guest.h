@@ -81,6 +81,11 @@ class PlaneGuest : public testing::Test {
     offer(index, head);
     return wait_used(index, static_cast<uint16_t>(before + 1)) && ring(index).used(before).id == head;
   }
+  // As after a reset: nothing has been offered or used.
+  void empty_ring(uint16_t index) {
+    EXPECT_TRUE(memory_.fill(ring(index).layout().descriptors, 0x8000, std::byte{0}));
+    ring(index).set_avail_index(0);
+  }
   std::byte answer() const { return *memory_.load<std::byte>(kBuffers + 0x1000); }
 
   GuestMemory memory_ = holed_memory(true);

@@ -10,9 +10,13 @@
 #include <cstdlib>
 #include <string>
 
+#include "devices/net/net_vhost.h"
 #include "devices/net/tap/tap_device.h"
 #include "devices/vhost_device.h"
+#include "tests/unit/virtio/hostile_chains.h"
+#include "tests/unit/virtio/hostile_remote.h"
 #include "tests/unit/virtio/vhost_guest.h"
+#include "virtio/device/net.h"
 #include "virtio/device/net_spec.h"
 
 namespace minivmm::test {
@@ -32,6 +36,22 @@ TEST(VhostDevice, SaysWhatLoadsTheModuleThatIsMissing) {
 struct Tap {
   UniqueFd fd;
   std::string name = "t0";
+};
+
+// What open_net() makes of --net tap,vhost=on, as far as the card looks at it.
+class KernelNet final : public NetBackend, private NetQueue {
+ public:
+  explicit KernelNet(int tap) { vhost_.pairs.push_back({open_vhost_device("net", "the test"), tap}); }
+  NetTraits traits() const override { return {.kind = "tap", .queue_pairs = 1}; }
+  NetQueue& queue(uint16_t) override { return *this; }
+  NetVhost* vhost() override { return &vhost_; }
+
+ private:
+  int fd() const override { return -1; }
+  Result<size_t> receive(std::span<const iovec>) override { return 0; }
+  Result<bool> send(std::span<const iovec>) override { return true; }
+
+  NetVhost vhost_;
 };
 
 class VhostNetTest : public PlaneGuest {
@@ -122,6 +142,68 @@ TEST_F(VhostNetTest, ARingThatMakesNoSenseNeedsAReset) {
   context(1).kick.signal();
   EXPECT_TRUE(signals_.resets.wait_past(0));
   EXPECT_TRUE(plane_->stop_queue(1));
+}
+
+TEST_F(VhostNetTest, RequestsThatMakeNoSenseNeedAResetAndNoMore) {
+  run("ip link set t0 up");
+  for (const HostileRequest& hostile : hostile_requests()) {
+    SCOPED_TRACE(hostile.what);
+    empty_ring(1);
+    const uint64_t before = signals_.resets.count();
+    ASSERT_TRUE(start(*plane_, 1));
+    hostile.offer(ring(1));
+    context(1).kick.signal();
+    EXPECT_TRUE(signals_.resets.wait_past(before));
+    EXPECT_TRUE(plane_->stop_queue(1));
+  }
+  empty_ring(1);
+  ASSERT_TRUE(start(*plane_, 1));
+  offer_buffer(1, 3, false);
+  EXPECT_TRUE(wait_used(1, 1));
+  EXPECT_TRUE(plane_->stop_queue(1));
+}
+
+TEST_F(VhostNetTest, NobodyTouchesAStoppedQueue) {
+  run("ip link set t0 up");
+  ASSERT_TRUE(start(*plane_, 0));
+  ASSERT_TRUE(start(*plane_, 1));
+  offer_buffer(1, 9, false);
+  ASSERT_TRUE(wait_used(1, 1));
+  ASSERT_TRUE(plane_->stop_queue(0));
+  ASSERT_TRUE(plane_->stop_queue(1));
+  const uint64_t interrupts = signals_.interrupts[0].count() + signals_.interrupts[1].count();
+  const uint16_t received = ring(0).used_index();
+  for (uint16_t head = 0; head < 8; ++head) offer_buffer(0, head, true);
+  offer_buffer(1, 10, false);
+  run("ip link set t0 down");
+  run("ip link set t0 up");  // it says something to its neighbours
+  EXPECT_EQ(ring(0).used_index(), received);
+  EXPECT_EQ(ring(1).used_index(), 1);
+  EXPECT_EQ(signals_.interrupts[0].count() + signals_.interrupts[1].count(), interrupts);
+}
+
+TEST_F(VhostNetTest, ACardsLayoutsAreCheckedBeforeTheKernelGetsThem) {
+  plane_.reset();
+  run("ip link set t0 up");
+  for (const TransportKind kind : {TransportKind::pci, TransportKind::mmio}) {
+    SCOPED_TRACE(kind == TransportKind::pci ? "pci" : "mmio");
+    auto card =
+        std::make_unique<VirtioNet>(std::make_unique<KernelNet>(tap_.fd.get()), VirtioNet::Options{}, log_);
+    FakeGuest guest(kind, std::move(card), log_);
+    for (const uint16_t queue : {uint16_t{0}, uint16_t{1}}) expect_layouts_refused(guest, queue);
+    const auto frame = [&guest] { guest.rings[1].descriptor(6, kBuffers, 64); };
+    for (int round = 0; round < 5; ++round) {
+      guest.bring_up();
+      frame();
+      expect_reset_ends(guest, 1, 6);
+    }
+    guest.bring_up();
+    expect_notifications_of_no_queue_ignored(guest);
+    frame();
+    const auto used = guest.submit(6, 1);
+    ASSERT_TRUE(used);
+    EXPECT_EQ(used->id, 6U);
+  }
 }
 
 }  // namespace

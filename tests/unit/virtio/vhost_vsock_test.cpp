@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include "devices/vhost_device.h"
+#include "tests/unit/virtio/hostile_chains.h"
+#include "tests/unit/virtio/hostile_remote.h"
 #include "tests/unit/virtio/vhost_guest.h"
 #include "virtio/device/vsock_vhost.h"
 #include "vmm/core/state.h"
@@ -64,6 +66,59 @@ TEST_F(VhostVsockTest, KeepsItsAddressWhereItIsLoaded) {
   auto again = StateReader::parse(state.data());
   ASSERT_TRUE(elsewhere->load(*again));
   EXPECT_EQ(elsewhere->cid(), 0x7fff4322U) << "the user has chosen it";
+}
+
+TEST_F(VhostVsockTest, RequestsThatMakeNoSenseNeedAResetAndNoMore) {
+  VhostVsock plane(open_vhost_device("vsock", "the test"));
+  ASSERT_TRUE(plane.set_guest_cid(0x7fff1235).value());
+  plane.ack_features(virtio::kFeatureVersion1);
+  const auto start_both = [&] {
+    empty_ring(0);
+    empty_ring(1);
+    ASSERT_TRUE(start(plane, 0));
+    ASSERT_TRUE(start(plane, 1));
+  };
+  const auto stop_both = [&] {
+    EXPECT_TRUE(plane.stop_queue(0));
+    EXPECT_TRUE(plane.stop_queue(1));
+  };
+  for (const HostileRequest& hostile : hostile_requests()) {
+    SCOPED_TRACE(hostile.what);
+    const uint64_t before = signals_.resets.count();
+    start_both();
+    hostile.offer(ring(1));
+    context(1).kick.signal();
+    EXPECT_TRUE(signals_.resets.wait_past(before));
+    stop_both();
+  }
+  start_both();
+  offer_buffer(1, 3, false);
+  EXPECT_TRUE(wait_used(1, 1));
+  stop_both();
+}
+
+TEST_F(VhostVsockTest, LayoutsAreCheckedBeforeTheKernelGetsThem) {
+  for (const TransportKind kind : {TransportKind::pci, TransportKind::mmio}) {
+    SCOPED_TRACE(kind == TransportKind::pci ? "pci" : "mmio");
+    FakeGuest guest(kind, make(std::nullopt), log_);
+    for (uint16_t queue = 0; queue < 3; ++queue) expect_layouts_refused(guest, queue);
+    // A packet that makes no sense is used, and no more.
+    const auto packet = [&guest] {
+      EXPECT_TRUE(guest.memory.fill(kBuffers, 64, std::byte{0}));
+      guest.rings[1].descriptor(6, kBuffers, 64);
+    };
+    for (int round = 0; round < 5; ++round) {
+      guest.bring_up();
+      packet();
+      expect_reset_ends(guest, 1, 6);
+    }
+    guest.bring_up();
+    expect_notifications_of_no_queue_ignored(guest);
+    packet();
+    const auto used = guest.submit(6, 1);
+    ASSERT_TRUE(used);
+    EXPECT_EQ(used->id, 6U);
+  }
 }
 
 }  // namespace
