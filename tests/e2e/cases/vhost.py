@@ -1,6 +1,7 @@
 """Queues that others work on: the kernel's vhost-net and vhost-vsock, and by vhost-user a switch and virtiofsd."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -10,6 +11,8 @@ import time
 from cases.links import read_to_end, vsock_from_guest
 from cases.net_tap import INITRD, Network
 from harness import BOOT_S, HERE, STEP_S, Config, Vm, asset, case, check, equal, md5, run, scratch, script
+
+UNIT_TESTS = os.path.join(os.path.dirname(os.path.dirname(HERE)), "build/dev/tests/unit_virtio")
 
 USER = 1000   # no rights, and no entry in any file
 
@@ -61,6 +64,17 @@ def end_of_script(vm, *checked):
     check(match[1] == "0", f"the guest's script failed:\n{vm.last_lines(60)}")
     for name in checked:
         check(f"CHECKED {name}" in vm.text, f"the guest did not come to '{name}'")
+
+
+@case
+def the_unit_tests_of_the_kernels_vhost_run_where_it_is():
+    check(os.access(UNIT_TESTS, os.X_OK),
+          f"no executable {UNIT_TESTS}; build it first: cmake --preset dev && cmake --build --preset dev --target unit_virtio")
+    run(["modprobe", "-a", "tun", "vhost_net", "vhost_vsock"])
+    said = run([UNIT_TESTS, "--gtest_color=no", "--gtest_filter=VhostNetTest.*:VhostVsockTest.*"], 3 * STEP_S)
+    check("[  SKIPPED ]" not in said, f"tests were skipped:\n{said}")
+    passed = re.search(r"^\[  PASSED  \] (\d+) tests\.", said, re.MULTILINE)
+    check(passed and int(passed[1]) >= 10, f"these are not all of them:\n{said}")
 
 
 @case
