@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "tests/conformance/fake_guest.h"
+#include "tests/unit/virtio/vhost_back_end.h"
+#include "virtio/device/fs.h"
 #include "virtio/registry.h"
 
 namespace minivmm::test {
@@ -26,20 +28,26 @@ inline const std::vector<const VirtioDeviceType*>& device_types() {
   return types;
 }
 
+// In a device type's place: the shared folder, with a server of the test's. That is who walks its rings, so
+// only what comes before is a test of ours.
+inline constexpr size_t kSharedFolder = ~size_t{0};
+
 class EveryDevice : public testing::TestWithParam<std::tuple<size_t, TransportKind>> {
  protected:
+  bool shared_folder() const { return std::get<0>(GetParam()) == kSharedFolder; }
   const VirtioDeviceType& type() const { return *device_types()[std::get<0>(GetParam())]; }
   TransportKind transport_kind() const { return std::get<1>(GetParam()); }
   bool pci() const { return transport_kind() == TransportKind::pci; }
 
   std::unique_ptr<VirtioDevice> make_device(unsigned index = 0) {
+    if (shared_folder()) return make_shared_folder(index);
     const auto folder = folder_.path() / std::to_string(devices_made_++);  // no two share a disk
     std::filesystem::create_directory(folder);
     return type().create(type().example_spec(folder),
                          {.index = index, .cpus = 2, .log = log_, .time = time_});
   }
   std::unique_ptr<FakeGuest> make_guest() {
-    return std::make_unique<FakeGuest>(transport_kind(), make_device(), log_);
+    return std::make_unique<FakeGuest>(transport_kind(), make_device(), log_, shared_folder());
   }
   // A guest whose device runs.
   std::unique_ptr<FakeGuest> running_guest() {
@@ -69,7 +77,15 @@ class EveryDevice : public testing::TestWithParam<std::tuple<size_t, TransportKi
   unsigned faults() const { return faults_.load(); }
 
  private:
+  std::unique_ptr<VirtioDevice> make_shared_folder(unsigned index) {
+    auto [ours, theirs] = socket_pair();
+    servers_.push_back(std::make_unique<FakeBackEnd>(std::move(theirs), FakeBackEnd::good()));
+    return std::make_unique<VirtioFs>(std::move(ours), VirtioFs::Options{.index = index, .tag = "shared"},
+                                      log_);
+  }
+
   TempFolder folder_;
+  std::vector<std::unique_ptr<FakeBackEnd>> servers_;
   unsigned devices_made_ = 0;
   std::atomic<unsigned> faults_{0};
   ManualTime time_;
@@ -79,7 +95,8 @@ class EveryDevice : public testing::TestWithParam<std::tuple<size_t, TransportKi
 };
 
 inline std::string every_device_name(const testing::TestParamInfo<std::tuple<size_t, TransportKind>>& info) {
-  return std::string(device_types()[std::get<0>(info.param)]->name) +
+  const size_t type = std::get<0>(info.param);
+  return (type == kSharedFolder ? "fs" : std::string(device_types()[type]->name)) +
          (std::get<1>(info.param) == TransportKind::pci ? "_pci" : "_mmio");
 }
 

@@ -259,6 +259,10 @@ TEST_P(HostileSetUp, AConfigurationWindowToNowhereIsHarmless) {
 }
 
 MV_FOR_EVERY_DEVICE(HostileSetUp);
+INSTANTIATE_TEST_SUITE_P(SharedFolder, HostileSetUp,
+                         testing::Combine(testing::Values(kSharedFolder),
+                                          testing::Values(TransportKind::pci, TransportKind::mmio)),
+                         every_device_name);
 
 }  // namespace
 }  // namespace minivmm::test

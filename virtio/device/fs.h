@@ -63,7 +63,7 @@ inline constexpr VirtioDeviceType kVirtioFsType{
     .repeatable = true,
     .default_spec = "",
     .create = create_virtio_fs,
-    .example_spec = nullptr,  // it needs an installed server; its tests have one of their own
+    .example_spec = nullptr,  // it needs an installed server; tests have one of their own
     .absent_spec = "",
     .shares_memory = fs_shares_memory,
 };

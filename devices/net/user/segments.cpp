@@ -90,7 +90,9 @@ uint16_t settle_segment_size(Packet& packet, const GuestLink& link) {
 
 bool describe_frame(Packet& packet, const GuestLink& link, std::span<uint8_t, kNetHeaderSize> header) {
   std::ranges::fill(header, uint8_t{0});
-  const bool large = packet.is_tcp() && packet.payload_size() > segment_room(packet, link);
+  const size_t room = segment_room(packet, link);
+  if (room == 0) return !packet.is_tcp();
+  const bool large = packet.is_tcp() && packet.payload_size() > room;
   if ((link.allowed & net_offload::kChecksum) == 0 || !(packet.is_tcp() || packet.is_udp())) return !large;
   header[0] = kFlagDataValid;
   if (!large) return true;
@@ -113,7 +115,7 @@ bool describe_frame(Packet& packet, const GuestLink& link, std::span<uint8_t, kN
 
 size_t segment_room(const Packet& packet, const GuestLink& link) {
   const size_t frame = kEthernetHeader + size_t{link.mtu};
-  if (packet.payload >= frame) return 0;
+  if (packet.fragment || packet.payload >= frame) return 0;
   return std::min<size_t>(segment_size(packet.v6, link), frame - packet.payload);
 }
 

@@ -30,14 +30,14 @@ uint16_t settle_segment_size(Packet&, const GuestLink&);
 // it, each with that header.
 bool describe_frame(Packet&, const GuestLink&, std::span<uint8_t, kNetHeaderSize> header);
 
-// How much data each of them has at most.
+// How much data each of them has at most. 0: it cannot be cut (libslirp makes no TCP of that kind).
 size_t segment_room(const Packet&, const GuestLink&);
 // A frame of its own, in `scratch`, with these bytes of the segment's data.
 std::span<const uint8_t> make_segment(const Packet&, size_t at, size_t size, std::span<uint8_t> scratch);
 template <class Emit>
 void cut_segments(const Packet& packet, const GuestLink& link, std::span<uint8_t> scratch, Emit emit) {
   const size_t most = segment_room(packet, link);
-  if (most == 0) return;  // no room beside its headers
+  if (most == 0) return;
   for (size_t at = 0; at < packet.payload_size(); at += most) {
     emit(make_segment(packet, at, std::min(most, packet.payload_size() - at), scratch));
   }
