@@ -22,6 +22,10 @@ inline constexpr size_t kNetHeaderSize = 12;
 inline constexpr size_t kMaxFrame =
     kNetHeaderSize + 14 + 4 + 65535;  // header, Ethernet, VLAN tag, one IP packet
 
+// Of a link, in Mbit/s (virtio 1.2, 5.1.4); in ethtool(8) the same.
+inline constexpr uint32_t kLinkSpeedUnknown = 0xffffffff;
+inline constexpr uint32_t kMostLinkSpeed = 0x7fffffff;
+
 // Work on packets that one side leaves to the other; a set of bits.
 using NetOffloads = uint8_t;
 namespace net_offload {
@@ -33,12 +37,12 @@ inline constexpr NetOffloads kUso = 16;  // UDP over IPv4 and IPv6
 }  // namespace net_offload
 
 struct NetTraits {
-  std::string_view kind;        // "tap", "user"
-  uint16_t queue_pairs = 1;     // how many can be used at once
-  NetOffloads takes = 0;        // what send() may be given
-  NetOffloads gives = 0;        // what receive() can give, once it has been allowed
-  uint16_t mtu = 0;             // bytes of the largest IP packet; 0: it does not care
-  uint32_t speed = 0xffffffff;  // Mbit/s, all ones: unknown (virtio 1.2, 5.1.4)
+  std::string_view kind;               // "tap", "user"
+  uint16_t queue_pairs = 1;            // how many can be used at once
+  NetOffloads takes = 0;               // what send() may be given
+  NetOffloads gives = 0;               // what receive() can give, once it has been allowed
+  uint16_t mtu = 0;                    // bytes of the largest IP packet; 0: it does not care
+  uint32_t speed = kLinkSpeedUnknown;  // Mbit/s
 };
 
 // One queue pair's end. All calls come from one thread at a time (the pair's worker), not always the same

@@ -14,7 +14,8 @@ namespace minivmm {
 
 namespace {
 
-constexpr std::array<std::string_view, 6> kCommonKeys{"mac", "mtu", "rate", "rate-burst", "pcap", "queues"};
+constexpr std::array<std::string_view, 7> kCommonKeys{"mac",  "mtu",    "rate", "rate-burst",
+                                                      "pcap", "queues", "speed"};
 constexpr uint64_t kLeastRate = 8000;  // bits a second; less is a mistake in the unit
 
 std::optional<uint16_t> get_number(const SpecString& settings, std::string_view key, uint16_t least,
@@ -58,6 +59,18 @@ RateLimiter::Bucket get_rate(const SpecString& settings) {
   return {*rate / 8, burst};
 }
 
+uint32_t get_speed(const SpecString& settings) {
+  constexpr uint64_t kMbit = 1'000'000;
+  const auto text = settings.get("speed");
+  if (!text) return 0;
+  const uint64_t speed = parse_bit_rate(*text).value_or(0) / kMbit;
+  if (speed == 0 || speed > kMostLinkSpeed) {
+    throw ConfigError(
+        fmt::format("--net speed={}: give the link's bits a second, at least 1M: 100M, 10G", *text));
+  }
+  return static_cast<uint32_t>(speed);
+}
+
 std::vector<std::string_view> known_keys(const NetBackendType* backend) {
   std::vector<std::string_view> keys(kCommonKeys.begin(), kCommonKeys.end());
   if (backend != nullptr) keys.insert(keys.end(), backend->keys.begin(), backend->keys.end());
@@ -85,6 +98,7 @@ NetSpec parse_net_spec(std::string_view text) {
   spec.mac = get_mac(spec.settings);
   spec.mtu = get_number(spec.settings, "mtu", kMinNetMtu, 65535).value_or(0);
   spec.rate = get_rate(spec.settings);
+  spec.speed = get_speed(spec.settings);
   spec.queues = get_number(spec.settings, "queues", 1, kMaxNetPairs);
   if (const auto pcap = spec.settings.get("pcap")) {
     if (pcap->empty() || *pcap == "on") throw ConfigError("--net pcap: name the file that gets the frames");

@@ -22,6 +22,7 @@ struct NetSpec {
   uint16_t mtu = 0;                               // 0: the back end's
   RateLimiter::Bucket rate = {};                  // bytes, for each direction
   std::string pcap = {};                          // file that gets all frames; empty: none
+  uint32_t speed = 0;                             // Mbit/s, told to the guest; 0: the back end's
   std::optional<uint16_t> queues = std::nullopt;  // pairs, 1 to kMaxNetPairs
 };
 

@@ -39,7 +39,7 @@ std::string net_help() {
     text += fmt::format("; {}: {}", type.name, type.help);
   return text +
          ". For each: mac=ADDRESS, mtu=N, rate=BITS (a second, each way; 100M), rate-burst=SIZE, queues=N, "
-         "pcap=FILE (a capture for Wireshark)";
+         "speed=BITS (what the guest is told), pcap=FILE (a capture for Wireshark)";
 }
 
 bool net_shares_memory(std::string_view spec) {

@@ -60,6 +60,7 @@ VirtioNet::VirtioNet(std::unique_ptr<NetBackend> net, const Options& options, Lo
       log_(log),
       idle_(size_t{2} * net_traits_.queue_pairs + 1) {
   MV_CHECK(net_traits_.queue_pairs >= 1 && net_traits_.queue_pairs <= kMaxNetPairs);
+  if (options_.speed != 0) net_traits_.speed = options_.speed;
   state_.filter.own = options_.mac;
   if (NetVhost* const vhost = net_->vhost(); vhost != nullptr) {
     plane_ = make_net_plane(*vhost, net_traits_.queue_pairs, name_, log_);
@@ -298,7 +299,9 @@ std::unique_ptr<VirtioDevice> create_virtio_net(std::string_view spec, const Cre
                                .time = context.time});
   if (!net) return nullptr;
   const MacAddress mac = parsed.mac.value_or(derive_mac(context.machine, context.index));
-  return std::make_unique<VirtioNet>(std::move(net), VirtioNet::Options{context.index, mac}, context.log);
+  return std::make_unique<VirtioNet>(
+      std::move(net), VirtioNet::Options{.index = context.index, .mac = mac, .speed = parsed.speed},
+      context.log);
 }
 
 std::string example_virtio_net_spec(const std::filesystem::path& folder) {

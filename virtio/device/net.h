@@ -27,6 +27,7 @@ class VirtioNet final : public VirtioDevice {
   struct Options {
     unsigned index = 0;
     MacAddress mac;
+    uint32_t speed = 0;  // Mbit/s, told to the guest; 0: what the back end says
   };
   // Throws HostError where somebody else is to move the frames (NetBackend::vhost()), and cannot.
   VirtioNet(std::unique_ptr<NetBackend> net, const Options& options, Log& log);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "devices/net/link_speed.h"
 #include "devices/net/tap/tap_device.h"
 
 namespace minivmm {
@@ -16,7 +17,8 @@ NetTraits traits_of(const TapBackend::Plan& plan) {
           .queue_pairs = static_cast<uint16_t>(plan.queues.size()),
           .takes = offloads,
           .gives = offloads,
-          .mtu = static_cast<uint16_t>(mtu)};
+          .mtu = static_cast<uint16_t>(mtu),
+          .speed = plan.link ? link_speed(plan.link->name) : kLinkSpeedUnknown};
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The card over its life: what it tells the driver, its link, several pairs, and starts and stops under
 // traffic.
+#include <bit>
 #include <thread>
 
 #include "tests/unit/virtio/net_fixture.h"
@@ -61,6 +62,19 @@ TEST_P(NetLifeTest, TheConfigurationTellsAddressLinkAndSize) {
   EXPECT_EQ(seen.mtu, 9000);
   EXPECT_EQ(seen.speed, 10'000U);
   EXPECT_EQ(seen.duplex, net::kDuplexFull);
+}
+
+TEST(NetSpeed, IsWhatTheUserSaysBeforeWhatTheBackEndDoes) {
+  Log log;
+  const auto told = [&log](uint32_t asked) {
+    VirtioNet card(std::make_unique<FakeNet>(NetTraits{.kind = "fake", .speed = 10'000}),
+                   VirtioNet::Options{.index = 0, .mac = kCardMac, .speed = asked}, log);
+    std::array<std::byte, sizeof(net::Config)> bytes{};
+    card.read_config(0, bytes);
+    return std::bit_cast<net::Config>(bytes).speed;
+  };
+  EXPECT_EQ(told(0), 10'000U);
+  EXPECT_EQ(told(2'500), 2'500U);
 }
 
 TEST_P(NetLifeTest, OnlyWhatTheBackEndCanIsOffered) {

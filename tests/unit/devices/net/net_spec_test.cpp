@@ -16,12 +16,13 @@ TEST(NetSpec, ABackEndAloneLeavesTheRestOpen) {
   EXPECT_EQ(spec.mtu, 0);
   EXPECT_EQ(spec.rate.per_second, 0U);
   EXPECT_EQ(spec.pcap, "");
+  EXPECT_EQ(spec.speed, 0U);
   EXPECT_FALSE(spec.queues);
 }
 
 TEST(NetSpec, EverySettingArrives) {
-  const NetSpec spec =
-      parse_net_spec("null,mac=52:54:00:12:34:56,mtu=9000,rate=100M,rate-burst=64k,pcap=a,,b.pcap,queues=4");
+  const NetSpec spec = parse_net_spec(
+      "null,mac=52:54:00:12:34:56,mtu=9000,rate=100M,rate-burst=64k,pcap=a,,b.pcap,queues=4,speed=2.5G");
   ASSERT_TRUE(spec.mac);
   EXPECT_EQ(spec.mac->text(), "52:54:00:12:34:56");
   EXPECT_EQ(spec.mtu, 9000);
@@ -29,6 +30,7 @@ TEST(NetSpec, EverySettingArrives) {
   EXPECT_EQ(spec.rate.burst, 65536U);
   EXPECT_EQ(spec.pcap, "a,b.pcap");
   EXPECT_EQ(spec.queues, 4);
+  EXPECT_EQ(spec.speed, 2'500U);
 }
 
 TEST(NetSpec, SettingsAloneAreTheDefaultBackEnds) {
@@ -57,6 +59,10 @@ TEST(NetSpec, WhatMakesNoSenseIsRefused) {
                            "null,rate-burst=64k",
                            "null,pcap",
                            "null,pcap=",
+                           "null,speed",
+                           "null,speed=0",
+                           "null,speed=999k",
+                           "null,speed=fast",
                            "null,queues=0",
                            "null,queues=65",
                            "null,queues=2,queues=2",
@@ -82,7 +88,7 @@ TEST(OpenNet, EachBackEndHasANameAWordOfHelpAndKeysOfItsOwn) {
     EXPECT_FALSE(type.help.empty());
     EXPECT_NE(net_help().find(type.name), std::string::npos);
     for (const std::string_view key : type.keys) {
-      for (const std::string_view common : {"mac", "mtu", "rate", "rate-burst", "pcap", "queues"}) {
+      for (const std::string_view common : {"mac", "mtu", "rate", "rate-burst", "pcap", "queues", "speed"}) {
         EXPECT_NE(key, common) << type.name;
       }
     }

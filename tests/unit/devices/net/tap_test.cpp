@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "devices/net/link_speed.h"
 #include "devices/net/tap/tap_backend.h"
 #include "devices/net/tap/tap_device.h"
 #include "tests/unit/devices/net/namespace_test.h"
@@ -123,6 +124,16 @@ TEST(Tap, OneInUseIsToldSo) {
   in_own_network([] {
     const auto net = open("tap,ifname=tap9");
     EXPECT_THAT(error_of("tap,ifname=tap9"), HasSubstr("another program has it open"));
+  });
+}
+
+TEST(Tap, TellsTheSpeedThatTheInterfaceSays) {
+  in_own_network([] {
+    make_persistent_tap("tap9");
+    EXPECT_NE(open("tap,ifname=tap9")->traits().speed, kLinkSpeedUnknown);
+    run("PATH=$PATH:/usr/sbin:/sbin ethtool -s tap9 speed 2500 duplex full autoneg off");
+    EXPECT_EQ(open("tap,ifname=tap9")->traits().speed, 2500U);
+    EXPECT_EQ(link_speed("no-such"), kLinkSpeedUnknown);
   });
 }
 
