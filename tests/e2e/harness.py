@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -54,10 +55,13 @@ def begin_case(name):
     _local.vms = 0
     _local.folder = os.path.join(Config.scratch, _local.name)
     os.makedirs(_local.folder)
+    # Cases run beside each other, and their machines from the same files: they shall not know of each other. A short
+    # path, for sockets are in there.
+    _local.run_folder = tempfile.mkdtemp(prefix="mv-e2e.")
 
 
 def end_case():
-    subprocess.run(["rm", "-rf", _local.folder], check=True)
+    subprocess.run(["rm", "-rf", _local.folder, _local.run_folder], check=True)
 
 
 def check(condition, message):
@@ -137,7 +141,8 @@ class Vm(Console):
         self.argv += arguments
         self.error_file = stem + ".stderr"
         with open(self.error_file, "wb") as errors:
-            super().__init__(self.argv, terminal=terminal, log=stem + ".console", errors=errors)
+            super().__init__(self.argv, terminal=terminal, log=stem + ".console", errors=errors,
+                             env={**os.environ, "XDG_RUNTIME_DIR": _local.run_folder})
 
     def stderr(self):
         with open(self.error_file, errors="replace") as file:

@@ -28,6 +28,7 @@
 #include "vmm/core/error.h"
 #include "vmm/core/fd.h"
 #include "vmm/core/log.h"
+#include "vmm/machine/identity_claim.h"
 #include "vmm/machine/machine.h"
 
 namespace minivmm {
@@ -199,12 +200,16 @@ MachineHooks console_hooks(const std::unique_ptr<Machine>& machine) {
 }
 
 int run(RunOptions& options) {
-  const MachineConfig config = to_config(options);
+  MachineConfig config = to_config(options);
   if (options.dry_run) return dry_run(config, options.json);
   if (options.json) throw ConfigError("--json goes with --dry-run");
 
   allow_many_descriptors();
   ::signal(SIGPIPE, SIG_IGN);  // a console whose reader went away is no reason to die
+  const IdentityClaim claim = claim_identity(config);
+  if (!claim.notice().empty() && log_level(options.log) != LogLevel::error) {
+    fmt::print(stderr, "minivmm: {}\n", claim.notice());
+  }
   Log log(log_level(options.log), [](LogLevel, std::string_view line) { tell(line); });
   std::unique_ptr<Machine> machine;
   machine = Machine::create(config, log, console_hooks(machine));

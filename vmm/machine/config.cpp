@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "devices/block/disk_spec.h"
 #include "vmm/core/error.h"
 #include "vmm/core/spec_string.h"
 #include "vmm/machine/address_map.h"
@@ -72,12 +73,24 @@ std::string machine_name(const MachineConfig& config) {
   return name.empty() ? "machine" : name;
 }
 
-std::string machine_identity(const MachineConfig& config) {
-  if (!config.name.empty()) return config.name;
+std::string machine_file(const MachineConfig& config) {
+  const auto disk = std::ranges::find(config.virtio, "blk", &VirtioConfig::type);
+  if (disk != config.virtio.end()) {
+    // It may be there only from the first start on.
+    const std::string overlay = parse_disk_spec(disk->spec).overlay;
+    if (!overlay.empty()) return std::filesystem::weakly_canonical(std::filesystem::absolute(overlay));
+  }
   const std::string file = main_file(config);
   std::error_code failure;  // of a path that does not exist, or of a URL: taken as it is written
   const auto path = std::filesystem::canonical(file, failure);
   return failure ? file : path.string();
+}
+
+std::string machine_identity(const MachineConfig& config) {
+  if (!config.name.empty()) return config.name;
+  const std::string file = machine_file(config);
+  // No canonical path has two slashes in a row.
+  return config.instance == 1 ? file : fmt::format("{}//{}", file, config.instance);
 }
 
 void check_config(const MachineConfig& config) {

@@ -67,6 +67,7 @@ struct MachineConfig {
   std::string ignition;  // a file for fw_cfg under Ignition's names; empty: none
   std::vector<FwCfgConfig> fw_cfg;  // with neither, the machine has no fw_cfg device
   std::optional<Uuid> uuid;         // none: derived (identity.h)
+  uint32_t instance = 1;            // among machines without a name that run from one file (identity_claim.h)
   std::string serial_number;        // of the system; empty: its UUID
   std::vector<std::string> oem_strings;
   std::vector<CredentialConfig> credentials;
@@ -86,8 +87,11 @@ struct MachineConfig {
 
 // The name, or one made up: the first disk's or the kernel's file name without its ending.
 std::string machine_name(const MachineConfig&);
-// What the machine's addresses and identifiers are derived from: the name, or without one the absolute path
-// of the first disk or of the kernel, so that machines without names differ as long as their disks do.
+// What a machine without a name goes by: the absolute path of the first disk, that is of what is written to,
+// an overlay if it has one; or of the kernel. Throws ConfigError for a disk's spec that makes no sense.
+std::string machine_file(const MachineConfig&);
+// What the machine's addresses and identifiers are derived from: the name, or without one machine_file() and
+// which of those that run from it this is, so that machines without names differ. Throws likewise.
 std::string machine_identity(const MachineConfig&);
 // Where the first serial port is: where the configuration says, else on standard input and output, unless a
 // console is there. Throws ConfigError for a console's spec that makes no sense.

@@ -83,6 +83,23 @@ TEST(Identity, WithoutANameTheFirstDiskMakesIt) {
   EXPECT_NE(machine_uuid(a), machine_uuid(b));
 }
 
+TEST(Identity, AnOverlayThatIsKeptMakesItWhetherItIsThereYetOrNot) {
+  const test::TempFolder folder;
+  const auto over = [&](const std::string& setting) {
+    MachineConfig config = machine();
+    config.virtio.push_back({"blk", "base.img,overlay=" + setting});
+    return machine_uuid(config);
+  };
+  const std::string path = folder.path() / "a.qcow2";
+  const Uuid before = over(path);
+  std::ofstream(path) << "an image";
+  EXPECT_EQ(over(path), before);
+  EXPECT_NE(over(folder.path() / "b.qcow2"), before);
+  MachineConfig bare = machine();
+  bare.virtio.push_back({"blk", "base.img"});
+  EXPECT_EQ(over("temp"), machine_uuid(bare));
+}
+
 TEST(Identity, TheSerialNumberIsTheUuidUnlessItIsGiven) {
   MachineConfig config = machine();
   config.set_uuid(kUuid);
