@@ -16,10 +16,9 @@
 #include <string>
 #include <vector>
 
-#include "devices/net/user/open_user.h"
+#include "doctor.h"
 #include "json.h"
 #include "verbs.h"
-#include "virtio/device/fs_daemon.h"
 #include "vmm/core/error.h"
 #include "vmm/core/fd.h"
 #include "vmm/kvm/kvm.h"
@@ -28,15 +27,7 @@ namespace minivmm {
 
 namespace {
 
-enum class Verdict : uint8_t { good, limited, missing };
-
-struct Finding {
-  std::string_view subject;
-  Verdict verdict;
-  std::string detail;
-  std::string mend;  // empty: nothing to mend
-  bool needed_to_run = false;
-};
+using Verdict = Finding::Verdict;
 
 std::string first_line(const char* path) {
   std::ifstream file(path);
@@ -59,10 +50,9 @@ void look_at_kvm(std::vector<Finding>& findings) {
   try {
     kvm.emplace();
   } catch (const HostError& error) {
-    const std::string text = error.what();
-    const size_t cut = text.find("; ");
-    findings.push_back({"kvm", Verdict::missing, text.substr(0, cut),
-                        cut == std::string::npos ? "" : text.substr(cut + 2), true});
+    findings.push_back(limited_finding("kvm", error.what()));
+    findings.back().verdict = Verdict::missing;
+    findings.back().needed_to_run = true;
     return;
   }
   findings.push_back(
@@ -103,14 +93,6 @@ Finding device_node(std::string_view subject, const char* path, const char* use,
           false};
 }
 
-Finding user_networking() {
-  const std::string missing = user_net_missing();
-  if (missing.empty()) return {"user networking", Verdict::good, "libslirp loads", "", false};
-  const size_t cut = missing.find("; ");
-  return {"user networking", Verdict::limited, missing.substr(0, cut),
-          cut == std::string::npos ? "" : missing.substr(cut + 2), false};
-}
-
 Finding userfaultfd_access() {
   const UniqueFd full(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC)));
   if (full) return {"userfaultfd", Verdict::good, "full: lazy restore and post-copy can work", "", false};
@@ -149,13 +131,6 @@ Finding io_uring() {
           false};
 }
 
-Finding shared_folders() {
-  const std::string program = find_virtiofsd();
-  if (!program.empty()) return {"virtiofsd", Verdict::good, program, "", false};
-  return {"virtiofsd", Verdict::limited, "not installed: no shared folders",
-          "sudo apt-get install qemu-system-common (Debian 12) or virtiofsd (later ones)", false};
-}
-
 const char* word(Verdict verdict) {
   switch (verdict) {
     case Verdict::good: return "ok";
@@ -169,14 +144,13 @@ int examine(bool as_json) {
   std::vector<Finding> findings;
   findings.push_back(architecture());
   look_at_kvm(findings);
-  findings.push_back(user_networking());
+  look_at_links(findings);
   findings.push_back(device_node("tun", "/dev/net/tun", "tap networking", "tun"));
   findings.push_back(device_node("vhost-net", "/dev/vhost-net", "in-kernel networking", "vhost_net"));
   findings.push_back(device_node("vhost-vsock", "/dev/vhost-vsock", "in-kernel vsock", "vhost_vsock"));
   findings.push_back(userfaultfd_access());
   findings.push_back(huge_pages());
   findings.push_back(io_uring());
-  findings.push_back(shared_folders());
 
   bool can_run = true;
   bool limited_kvm = false;
@@ -208,6 +182,12 @@ int examine(bool as_json) {
 }
 
 }  // namespace
+
+Finding limited_finding(std::string_view subject, std::string_view error) {
+  const size_t cut = error.find("; ");
+  return {subject, Finding::Verdict::limited, std::string(error.substr(0, cut)),
+          cut == std::string_view::npos ? "" : std::string(error.substr(cut + 2)), false};
+}
 
 void add_doctor(CLI::App& app, Action& action) {
   auto* verb = app.add_subcommand("doctor", "Check this host: what will and won't work, and how to mend it");
