@@ -1,21 +1,24 @@
 # shellcheck shell=bash disable=SC2154  # sourced by tools/assets, which brings $tmp, $out, $suite and the rest
 # The Debian root file system with cloud-init, as cloud images have it, for the kernel of the asset "kernel".
 
-# What cloud-init mounts its seed with; what it depends on comes along.
-cloud_modules=(isofs)
+# What cloud-init mounts its seed with, and the card that it sets up; what they depend on comes along.
+cloud_modules=(isofs virtio_net)
 
 # What runs in the new system, as its root, after configure_rootfs. The program and its units are the package's, which
 # looks for its seed as on any machine; of its modules only what a test looks at is left, for under emulation each of
-# its four runs of Python takes a while.
+# its four runs of Python takes a while. The network's configuration it writes for systemd-networkd, which systemd starts
+# afterwards: cloud-init need not start it again. Nothing waits for the network, for some tests have none.
 configure_cloud() {
   cat <<'SH'
 cat >/etc/cloud/cloud.cfg.d/99_trimmed.cfg <<'CFG'
 cloud_init_modules: [write-files, set_hostname, users-groups, ssh]
 cloud_config_modules: [runcmd]
 cloud_final_modules: [scripts-user]
-ssh_deletekeys: false
-ssh_genkeytypes: []
+ssh_genkeytypes: [ed25519]
+disable_network_activation: true
 CFG
+systemctl -q enable systemd-networkd.service
+systemctl -q disable systemd-networkd-wait-online.service
 SH
 }
 
@@ -33,7 +36,7 @@ build_rootfs_cloud() { # KERNEL-TREE
   tar -C "$modules" --owner=0 --group=0 -cf "$tmp/modules.tar" usr
   ((EUID == 0)) || pretend=(fakeroot --)
   mmdebstrap --quiet --mode=auto --variant=minbase \
-    --include=systemd-sysv,udev,dbus,login,util-linux,e2fsprogs,procps,iproute2,kmod,cloud-init,dmidecode \
+    --include=systemd-sysv,udev,dbus,login,util-linux,e2fsprogs,procps,iproute2,kmod,cloud-init,dmidecode,openssh-server \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/zoneinfo/*' \
     --customize-hook="chroot \"\$1\" sh -s <'$hook'" \

@@ -3,8 +3,12 @@
 import json
 import os
 import re
+import subprocess
+import time
 
-from harness import STEP_S, Vm, case, check, debian_disk, equal, log_in, long_case, md5, run_script, scratch, shell
+from harness import (STEP_S, Failed, Vm, case, check, debian_disk, equal, log_in, long_case, md5, run, run_script, scratch,
+                     shell)
+from net_host import LAN, LOOPBACK, OF_THE_HOST, WEB, HostNetwork
 
 UUID = "7130c94a-213a-4e5a-8e26-6cce9662f132"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJd2dO2vYkK4gI1XvV3V0wN0iJ3kq0J5xkq1m2e4r6tY test"
@@ -112,3 +116,72 @@ def cloud_init_makes_the_users_and_sets_the_host_name():
         root("mount -o ro /dev/disk/by-label/cidata /mnt")
         equal("the user-data on the seed", root("md5sum </mnt/user-data").split()[0], md5(user_data))
         equal("who can read the seed", root("stat -c %a /mnt/user-data"), "400")
+
+
+class Ssh:
+    """The default user of a Debian guest, by SSH with a key that was made for it."""
+
+    def __init__(self, vm, host, key):
+        self.vm = vm
+        self.command = [*host.within, "dbclient", "-i", key, "-y", "-y", "-T", "-p", "2222", f"debian@{LOOPBACK}"]
+
+    def try_once(self, command, timeout=STEP_S):
+        return subprocess.run([*self.command, command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, timeout=timeout)
+
+    def __call__(self, command, timeout=STEP_S):
+        result = self.try_once(command, timeout)
+        check(result.returncode == 0, f"'{command}' by SSH: status {result.returncode}: {result.stderr.strip()}; the "
+                                      f"console:\n{self.vm.last_lines()}")
+        return result.stdout.strip()
+
+    def wait(self):
+        """Until the guest lets us in. The port is open from the start; who comes too early is sent away."""
+        deadline = time.monotonic() + CLOUD_S
+        while True:
+            try:
+                result = self.try_once("true")
+                if result.returncode == 0:
+                    return
+                said = result.stderr.strip()
+            except subprocess.TimeoutExpired:
+                said = "no answer"
+            check(time.monotonic() < deadline, f"no SSH: {said}; the console:\n{self.vm.last_lines(40)}")
+            try:   # a second for the guest, unless minivmm has ended
+                self.vm.process.wait(1)
+            except subprocess.TimeoutExpired:
+                continue
+            raise Failed(f"minivmm has ended: {self.vm.stderr().strip()}")
+
+
+@long_case
+def a_debian_image_given_only_an_ssh_key_lets_its_owner_in():
+    key = scratch("id")
+    public = re.search(r"^ssh-ed25519 \S+", run(["dropbearkey", "-t", "ed25519", "-f", key]), re.MULTILINE)[0]
+    public_file = written("id.pub", public.encode() + b" somebody\n")
+    with HostNetwork(scratch("")) as host:
+        with Vm("--disk", debian_disk("rootfs-cloud"), "--name", "web", "--ssh-key", public_file, "-p", "2222:22",
+                memory="512M", within=host.within) as vm:
+            vm.expect(r"^web login: ", CLOUD_S)
+            ssh = Ssh(vm, host, key)
+            ssh.wait()
+            equal("who is logged in, and where", ssh("id -un; uname -n").split(), ["debian", "web"])
+            equal("cloud-init's status", ssh("cloud-init status --wait", CLOUD_S).split()[-1], "done")
+            equal("cloud-init's errors", json.loads(ssh("cat /run/cloud-init/result.json"))["v1"]["errors"], [])
+            check(public in ssh("cat .ssh/authorized_keys"), "the key is not where sshd looks for it")
+            # The image has more of them, of its own: these are cloud-init's.
+            equal("the host's keys", ssh("ls /etc/ssh/ssh_host_*_key"), "/etc/ssh/ssh_host_ed25519_key")
+            check(ssh("cat /etc/ssh/ssh_host_ed25519_key.pub").endswith(" root@web"), "the host's key is not this guest's")
+
+            # systemd-networkd has the lease, by the configuration that cloud-init made up.
+            card = ssh("basename /sys/class/net/e*")
+            equal("the network's configuration", ssh("ls /etc/systemd/network"), f"10-cloud-init-{card}.network")
+            addresses = ssh(f"ip -4 -br addr show dev {card}").split()
+            equal("the guest's address", addresses[2].split("/")[0], "10.0.2.15")
+            check(re.search(r"^default via 10\.0\.2\.2 .*proto dhcp", ssh("ip -4 route"), re.MULTILINE),
+                  "there is no default route by DHCP")
+            check("10.0.2.3" in ssh("grep ^DNS= /run/systemd/netif/state"), "DHCP told of no name server")
+            ask = f"exec 3<>/dev/tcp/{LAN}/{WEB}; printf 'GET /answer HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"
+            equal("what a service of the LAN says", ssh(f"bash -c \"{ask}\""), OF_THE_HOST)
+            check(("tcp", LAN) in host.seen(), f"nobody came to {LAN}")
+            equal("what minivmm says on stderr", vm.stderr().strip(), "")
