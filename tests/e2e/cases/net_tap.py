@@ -84,7 +84,7 @@ def a_guest_on_a_bridge_survives_what_is_done_to_its_card():
             vm.expect(r"^BRING-IT-BACK")
             network.make_tap("vm0")
             finish(vm, ["ping", "IPv6", "TCP", "jumbo", "multiqueue", "VLAN", "cable", "device", "down-and-up",
-                        "reload"], 3 * STEP_S)
+                        "reload"], 5 * STEP_S)
             check("QUEUES 2\n" in vm.text, "ethtool -l does not say 2 queues")
         check("vm0" in network.names(), "the tap device has gone, and was not ours")
 

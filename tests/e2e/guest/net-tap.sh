@@ -11,6 +11,17 @@ up() {
 # The first frames after a link came up may be lost.
 reach() { for _ in 1 2 3 4 5 6 7 8 9 10; do ping -c 1 -W 2 "$@" >/dev/null && return; done; echo "no answer: $*"; return 1; }
 carrier() { while [ "$(cat /sys/class/net/$dev/carrier)" != "$1" ]; do usleep 20000; done; }
+moved() { cat /sys/class/net/$dev/statistics/$1_bytes; }
+# Until two million bytes more have gone each way, far more than what keeps a connection open: after a link came up TCP
+# finds out by its own timers.
+flows() {
+  out=$(($(moved tx) + 2000000)) in=$(($(moved rx) + 2000000)) tries=0
+  while [ "$(moved tx)" -lt $out ] || [ "$(moved rx)" -lt $in ]; do
+    tries=$((tries + 1))
+    [ $tries -lt 3000 ] || { echo "the stream stands still"; return 1; }
+    usleep 20000
+  done
+}
 done_with() { echo "CHECKED $1"; }
 
 modprobe -a virtio_net 8021q
@@ -53,13 +64,18 @@ reach $host
 iperf3 -c $host -n 4M >/dev/null
 done_with device
 
-iperf3 -c $host -t 600 >/dev/null 2>&1 &
+# One connection each way, which last until the end.
+iperf3 -c $host --bidir -t 1200 >/dev/null 2>&1 &
+stream=$!
+flows
 i=0
 while [ $i -lt 100 ]; do
   i=$((i + 1))
   ip link set $dev down
   ip link set $dev up
+  if [ $((i % 5)) -eq 0 ]; then flows; fi
 done
+kill -0 $stream   # the same one
 ip -6 addr add fd77::2/64 dev $dev
 reach $host
 reach fd77::1
