@@ -6,8 +6,8 @@ import re
 import subprocess
 import time
 
-from harness import (STEP_S, Failed, Vm, case, check, debian_disk, equal, log_in, long_case, md5, run, run_script, scratch,
-                     shell)
+from harness import (BOOT_S, STEP_S, Failed, Vm, case, check, debian_disk, equal, log_in, long_case, md5, run,
+                     run_script, scratch, script, shell)
 from net_host import LAN, LOOPBACK, OF_THE_HOST, WEB, HostNetwork
 
 UUID = "7130c94a-213a-4e5a-8e26-6cce9662f132"
@@ -56,6 +56,24 @@ def the_guest_finds_its_smbios_tables():
 @case
 def a_guest_entered_by_pvh_finds_its_smbios_tables():
     equal("what Linux read", dmi_of("--transport", "mmio", kernel="vmlinux"), WANTED_DMI)
+
+
+def tell_uuid():
+    """The UUID of a machine without a name, and what minivmm says."""
+    with Vm("--no-reboot", *script("identity")) as vm:
+        return vm.expect_end(r"^DMI product_uuid (\S+)$", BOOT_S + STEP_S)[1], vm.stderr()
+
+
+@case
+def machines_that_run_from_one_kernel_have_identities_of_their_own():
+    with Vm("--append", "quiet mv.do=idle") as first:
+        first.expect(r"^MINIVMM-INIT-UP", BOOT_S)
+        second, said = tell_uuid()
+    # The first one was killed, and leaves its place.
+    alone, quiet = tell_uuid()
+    check(second != alone, f"both have the UUID {alone}")
+    check("--name" in said and said.count("\n") == 1, f"minivmm says beside another machine: {said}")
+    check("--name" not in quiet, f"minivmm says when it is alone: {quiet}")
 
 
 @long_case
@@ -171,7 +189,7 @@ def a_debian_image_given_only_an_ssh_key_lets_its_owner_in():
             check(public in ssh("cat .ssh/authorized_keys"), "the key is not where sshd looks for it")
             # The image has more of them, of its own: these are cloud-init's.
             equal("the host's keys", ssh("ls /etc/ssh/ssh_host_*_key"), "/etc/ssh/ssh_host_ed25519_key")
-            check(ssh("cat /etc/ssh/ssh_host_ed25519_key.pub").endswith(" root@web"), "the host's key is not this guest's")
+            check(ssh("cat /etc/ssh/ssh_host_ed25519_key.pub").endswith(" root@web"), "the host's key is another's")
 
             # systemd-networkd has the lease, by the configuration that cloud-init made up.
             card = ssh("basename /sys/class/net/e*")
