@@ -1,6 +1,7 @@
 // A network back end whose other end is the test: it gives frames and looks at those that were sent.
 #pragma once
 
+#include <atomic>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -45,6 +46,11 @@ class FakeWire final : public NetQueue {
     return plugged_ && (failing_ || !coming_.empty());
   }
   Result<size_t> receive(std::span<const iovec> pieces) override {
+    if (hold_) {
+      const uint64_t seen = let_go_.count();
+      held_.add();
+      let_go_.wait_past(seen);
+    }
     const std::scoped_lock lock(mutex_);
     if (!plugged_) return fail(Errc::closed, "unplugged");
     if (failing_) {
@@ -87,6 +93,16 @@ class FakeWire final : public NetQueue {
       coming_.push_back(std::move(bytes));
     }
     event_.signal();
+  }
+  // The device's calls of receive() stop before they look what has come. True once one is there.
+  bool hold_receives() {
+    hold_ = true;
+    event_.signal();
+    return wait(held_, 1);
+  }
+  void let_receives_go() {
+    hold_ = false;
+    let_go_.add();
   }
   void set_room(bool room) {
     {
@@ -150,6 +166,9 @@ class FakeWire final : public NetQueue {
   bool plugged_ = true;
   bool keep_ = true;
   bool failing_ = false;
+  std::atomic<bool> hold_ = false;
+  Counter held_;
+  Counter let_go_;
   Counter failures_;
   std::function<void()> on_send_;
   unsigned asked_ = 0;

@@ -118,6 +118,9 @@ Result<size_t> NetRx::receive() {
   auto room = std::span<const iovec>(pieces_).subspan(first_piece_ - 1);
   if (!settings_.mergeable) room = room.first(1 + held_[first_held_].pieces);
   const auto received = wire_.receive(room);
+  // Again: this may have begun before the driver was told that its command is done, and this frame have come
+  // after.
+  board_.read(rules_seen_, rules_);
   if (received && *received > kNetHeaderSize && !rules_.filter.promisc) {
     const size_t n = std::min(head_.size(), *received - kNetHeaderSize);
     head_size_ = copy_from_pieces(room.subspan(1), 0, std::span(head_).first(n));

@@ -1,5 +1,5 @@
 // What the driver has settled about receiving: written where its commands are carried out, read by the
-// workers, which look for changes once a batch.
+// workers, which look for changes once a batch and with each frame.
 #pragma once
 
 #include <atomic>

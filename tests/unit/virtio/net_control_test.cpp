@@ -53,8 +53,14 @@ class NetControlTest : public NetTest {
   // between.
   bool passes(const Bytes& frame) {
     const uint16_t before = rx().used_index();
+    give(frame);
+    return has_passed(before);
+  }
+  void give(const Bytes& frame) {
     wire().give(frame);
     wire().give(make_frame_to_us());
+  }
+  bool has_passed(uint16_t before) {
     EXPECT_TRUE(wire().wait_taken(taken_ += 2));
     uint16_t at = before;
     for (bool came = wait_used_past(before); rx().used(at).len != kMarkLength + kNetHeaderSize;) {
@@ -99,6 +105,15 @@ TEST_P(NetControlTest, ACardThatIsNotPromiscuousTakesItsOwnFramesAndBroadcasts) 
   EXPECT_FALSE(passes(frame_to(kGroup)));
   EXPECT_EQ(mode(net::kRxPromisc, 1), Ack::ok);
   EXPECT_TRUE(passes(frame_to(kOther)));
+}
+
+TEST_P(NetControlTest, ACommandThatIsDoneHoldsForTheFrameThatComesNext) {
+  ASSERT_TRUE(wire().hold_receives()) << "with what held before the command";
+  EXPECT_EQ(mode(net::kRxPromisc, 0), Ack::ok);
+  const uint16_t before = rx().used_index();
+  give(frame_to(kOther));
+  wire().let_receives_go();
+  EXPECT_FALSE(has_passed(before));
 }
 
 TEST_P(NetControlTest, EachModeDoesWhatItsNameSays) {
