@@ -208,14 +208,23 @@ void Virtqueue::give_back(Chain&& chain) {
 }
 
 bool Virtqueue::publish() {
-  if (published_ == next_used_) return false;
+  show();
+  return wants_interrupt();
+}
+
+void Virtqueue::show() {
+  if (published_ == next_used_) return;
   published_ = next_used_;
   // Release: pairs with the driver's read barrier after it loads used.idx (2.7.14), which makes the elements
-  // and the buffers visible. Sequentially consistent, because the load below must not pass it: pairs with the
-  // driver's full barrier between its store of used_event (or flags) and its re-check of used.idx (2.7.14).
+  // and the buffers visible. Sequentially consistent, because the load in wants_interrupt() must not pass it:
+  // pairs with the driver's full barrier between its store of used_event (or flags) and its re-check of
+  // used.idx (2.7.14).
   at<uint16_t>(device_, virtio::kUsedIdx).store(published_, std::memory_order_seq_cst);
   memory_->mark_dirty(layout_.device + virtio::kUsedIdx, sizeof(uint16_t));
+}
 
+bool Virtqueue::wants_interrupt() {
+  if (signalled_ == published_) return false;
   const uint16_t before = std::exchange(signalled_, published_);
   if (std::exchange(first_publish_, false))
     return true;  // we do not know what was signalled before a restore

@@ -76,6 +76,12 @@ class Virtqueue {
 
   // Shows the guest all that was completed since the last call. True: it wants an interrupt for them (2.7.7).
   [[nodiscard]] bool publish();
+  // The same in two steps, for those that the guest may find by itself meanwhile: show() shows,
+  // wants_interrupt() asks about all that was shown since it was asked last. Before the queue stops the
+  // second one must have been taken.
+  void show();
+  unsigned untold() const { return static_cast<uint16_t>(published_ - signalled_); }
+  [[nodiscard]] bool wants_interrupt();
 
   // Asks the guest not to kick while we are looking anyway (2.7.10); a hint.
   void disable_kicks();

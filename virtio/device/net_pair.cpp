@@ -1,5 +1,7 @@
 #include "virtio/device/net_pair.h"
 
+#include <sys/timerfd.h>
+#include <chrono>
 #include <utility>
 #include <vector>
 
@@ -56,8 +58,14 @@ Result<void> NetPair::start_worker() {
   std::vector<int> extra;
   if (rx_ && tx_) extra.push_back(tx_->context().kick.fd());
   if (wire_.fd() >= 0) extra.push_back(wire_.fd());
+  // Without a timer nothing is held.
+  if (!timer_) timer_ = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
+  if (timer_) extra.push_back(timer_.get());
   auto worker = QueueWorker::start(
-      thread_name_, kick, extra, [this](unsigned, const StopFlag& stop) { work(stop); },
+      thread_name_, kick, extra,
+      [this, timer = extra.size()](unsigned which, const StopFlag& stop) {
+        work(timer_ && which == timer, stop);
+      },
       [this](const StopFlag&) { settle(); });
   if (!worker) return std::unexpected(worker.error());
   worker_ = std::move(*worker);
@@ -67,17 +75,20 @@ Result<void> NetPair::start_worker() {
 void NetPair::stop_worker() {
   worker_.reset();
   broken_ = false;  // a queue that is broken says so again
+  tx_hold_ = {};
+  timer_armed_ = false;
 }
 
-void NetPair::work(const StopFlag& stop) {
+void NetPair::work(bool timer, const StopFlag& stop) {
   if (broken_) return;
+  bool late = timer && timer_went_off();
   poll_window_.woken();
   bool more = true;
   while (more) {
     if (rx_) rx_->queue().disable_kicks();
     if (tx_) tx_->queue().disable_kicks();
     const auto drained = drain(stop);
-    publish();
+    tell(std::exchange(late, false), stop.requested());
     if (!drained) {
       broke();
       return;
@@ -121,15 +132,56 @@ bool NetPair::kicks_missed() {
   return sent || received;
 }
 
-void NetPair::publish() {
+// Shows the guest what is done, and interrupts it; for what it has sent perhaps later (net_tx_hold.h). What
+// has come is told last, so that a driver that is interrupted for it finds what it has sent as well.
+void NetPair::tell(bool late, bool stopping) {
+  bool kept = false;
+  if (tx_) {
+    Virtqueue& queue = tx_->queue();
+    const unsigned frames = queue.unpublished();
+    if (tx_hold_.holding() && (late || stopping || frames != 0)) tx_hold_.asked(interrupt_if_wanted(*tx_));
+    queue.show();
+    kept = rx_ && timer_ && !stopping && tx_hold_.keep(frames, tx_->drained_bytes());
+    if (kept) {
+      ++kept_count_;
+      arm_timer();
+    } else if (!tx_hold_.holding()) {
+      interrupt_if_wanted(*tx_);
+    }
+  }
   if (rx_ && rx_->queue().publish()) rx_->context().signals.used(rx_->context().index);
-  if (tx_ && tx_->queue().publish()) tx_->context().signals.used(tx_->context().index);
+}
+
+bool NetPair::interrupt_if_wanted(NetTx& tx) {
+  const bool wanted = tx.queue().wants_interrupt();
+  if (wanted) tx.context().signals.used(tx.context().index);
+  return wanted;
+}
+
+// Not set anew for each: what is held after it was set waits for it once more, and so twice as long at most.
+void NetPair::arm_timer() {
+  if (std::exchange(timer_armed_, true)) return;
+  kept_when_armed_ = kept_count_;
+  const itimerspec when{
+      .it_interval = {},
+      .it_value = {.tv_sec = 0, .tv_nsec = std::chrono::nanoseconds(NetTxHold::kLongest).count()}};
+  [[maybe_unused]] const int armed = ::timerfd_settime(timer_.get(), 0, &when, nullptr);
+  MV_CHECK(armed == 0);
+}
+
+// Whether what is held has been so for long.
+bool NetPair::timer_went_off() {
+  timer_armed_ = false;
+  if (!tx_hold_.holding()) return false;
+  if (kept_when_armed_ == kept_count_) return true;
+  arm_timer();
+  return false;
 }
 
 void NetPair::settle() {
   if (rx_) rx_->settle();
   if (tx_) tx_->settle();
-  publish();
+  tell(true, true);
 }
 
 void NetPair::broke() {

@@ -2,12 +2,15 @@
 // stopped one by one.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "virtio/device/net_rx.h"
 #include "virtio/device/net_tx.h"
+#include "virtio/device/net_tx_hold.h"
+#include "vmm/core/fd.h"
 #include "vmm/core/poll_window.h"
 #include "vmm/core/queue_worker.h"
 
@@ -33,11 +36,14 @@ class NetPair {
  private:
   Result<void> start_worker();
   void stop_worker();
-  void work(const StopFlag& stop);
+  void work(bool timer, const StopFlag& stop);
   Result<bool> drain(const StopFlag& stop);
   bool work_comes(const StopFlag& stop);
   bool kicks_missed();
-  void publish();
+  void tell(bool late, bool stopping);
+  static bool interrupt_if_wanted(NetTx& tx);
+  void arm_timer();
+  bool timer_went_off();
   void settle();
   void broke();
 
@@ -47,6 +53,11 @@ class NetPair {
   std::optional<NetRx> rx_;
   std::optional<NetTx> tx_;
   PollWindow poll_window_;
+  NetTxHold tx_hold_;
+  UniqueFd timer_;  // goes off when the guest has to be asked about what is held; none: nothing is held
+  bool timer_armed_ = false;
+  uint64_t kept_count_ = 0;  // how often something was held
+  uint64_t kept_when_armed_ = 0;
   bool broken_ = false;                  // the worker's
   std::unique_ptr<QueueWorker> worker_;  // last: gone before what it uses
 };

@@ -15,16 +15,17 @@ constexpr uint64_t kBatchBytes = 64 << 10;
 }  // namespace
 
 Result<bool> NetTx::drain(const StopFlag& stop) {
+  drained_bytes_ = 0;
   bool sent = false;
   if (waiting_) {
+    drained_bytes_ += waiting_->readable_bytes();
     if (!send()) return false;
     queue_.complete(std::move(*waiting_), 0);
     waiting_.reset();
     sent = true;
   }
   bool more = true;
-  uint64_t bytes = 0;
-  for (unsigned frames = 0; frames < kBatch && bytes < kBatchBytes && !stop.requested(); ++frames) {
+  for (unsigned frames = 0; frames < kBatch && drained_bytes_ < kBatchBytes && !stop.requested(); ++frames) {
     auto popped = queue_.pop();
     if (!popped) {
       if (sent) wire_.flush();
@@ -34,7 +35,7 @@ Result<bool> NetTx::drain(const StopFlag& stop) {
       more = false;
       break;
     }
-    bytes += (*popped)->readable_bytes();
+    drained_bytes_ += (*popped)->readable_bytes();
     if (prepare(**popped)) {
       if (!send()) {
         waiting_.emplace(std::move(**popped));

@@ -31,6 +31,8 @@ class NetTx {
 
   // The back end has no room, and will say so when it has.
   bool blocked() const { return waiting_.has_value(); }
+  // Bytes of the frames that the last drain() has taken.
+  uint64_t drained_bytes() const { return drained_bytes_; }
   Virtqueue& queue() { return queue_; }
   const QueueContext& context() const { return context_; }
 
@@ -42,8 +44,9 @@ class NetTx {
   Settings settings_;
   Virtqueue queue_;
   QueueContext context_;
-  net::Header header_{};          // our copy
-  IoVec pieces_;                  // of the frame in hand: the header's, then guest memory
+  net::Header header_{};  // our copy
+  IoVec pieces_;          // of the frame in hand: the header's, then guest memory
+  uint64_t drained_bytes_ = 0;
   std::optional<Chain> waiting_;  // prepared, and refused for want of room
 };
 

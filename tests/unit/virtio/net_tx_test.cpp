@@ -1,6 +1,7 @@
 // Transmitting: frames from the guest to the cable, and what must not get there. Facts 8, 11, 20, 21.
 #include "tests/unit/virtio/net_fixture.h"
 #include "virtio/device/net_offloads.h"
+#include "virtio/device/net_tx_hold.h"
 
 namespace minivmm::test {
 namespace {
@@ -72,6 +73,29 @@ TEST_P(NetTxTest, LargeFramesAreShownAsDoneBeforeTheLastIsSent) {
   ASSERT_TRUE(guest_->wait_used(kTxQueue, kFrames));
   EXPECT_EQ(wire().sent().size(), kFrames);
   EXPECT_GE(wire().flushes().count(), 2U);
+}
+
+TEST_P(NetTxTest, ADriverThatSleepsHearsOfEveryFrameWithOrWithoutAnAnswer) {
+  start(plain());
+  constexpr uint16_t kFrames = 2 * NetTxHold::kFirstTry;
+  offer_buffers(kFrames / 2, 0x1000);
+  for (uint16_t i = 0; i < kFrames; ++i) {
+    const uint64_t seen = guest_->transport->queue_interrupts(kTxQueue).count();
+    tx().set_used_event(i);  // this frame's end, and it does not look before it is told
+    offer_frame(make_frame(64), i % 16);
+    guest_->transport->kick(kTxQueue);
+    if (i % 2 == 0) wire().give(make_frame(64));
+    ASSERT_TRUE(guest_->transport->queue_interrupts(kTxQueue).wait_past(seen)) << i;
+    ASSERT_TRUE(guest_->wait_used(kTxQueue, static_cast<uint16_t>(i + 1)));
+    if (i % 2 == 0) {
+      ASSERT_TRUE(guest_->wait_used(kRxQueue, static_cast<uint16_t>(i / 2 + 1)));
+    }
+  }
+}
+
+TEST_P(NetTxTest, AFrameIsShownAsDoneWhetherOrNotItInterrupts) {
+  start(plain());
+  for (uint16_t i = 0; i < 2 * NetTxHold::kFirstTry; ++i) send_frame(make_frame(64), i % 16);
 }
 
 TEST_P(NetTxTest, FramesTooShortOrTooLongAreDropped) {

@@ -194,6 +194,29 @@ TEST_F(VirtqueueTest, ABatchThatPassesTheUsedEventInterruptsOnce) {
   EXPECT_FALSE(queue.publish());
 }
 
+TEST_F(VirtqueueTest, WhatTheDriverHasFoundByItselfWantsNoInterrupt) {
+  Virtqueue queue = make(true);
+  chain(0);
+  const auto show = [&] {
+    ring_.offer(0);
+    queue.complete(pop(queue), 0);
+    queue.show();
+  };
+  show();
+  EXPECT_TRUE(queue.wants_interrupt());  // what was signalled before we came is not known
+  ring_.set_used_event(1);
+  show();
+  EXPECT_EQ(ring_.used_index(), 2);
+  EXPECT_EQ(queue.untold(), 1U);
+  ring_.set_used_event(2);  // it has seen that one, and waits for the next
+  EXPECT_FALSE(queue.wants_interrupt());
+  EXPECT_EQ(queue.untold(), 0U);
+  show();
+  show();
+  EXPECT_TRUE(queue.wants_interrupt());
+  EXPECT_FALSE(queue.wants_interrupt());
+}
+
 TEST_F(VirtqueueTest, KicksAreSwitchedOffAndOnByFlag) {
   Virtqueue queue = make();
   queue.disable_kicks();
