@@ -56,6 +56,13 @@ static void patience(int fd) {
   if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t)) die("SO_RCVTIMEO");
 }
 
+/* Room for all that may be on its way: a short frame takes kilobytes of a socket's buffer on some cards, and what does not
+ * fit is thrown away. */
+static void make_room(int fd) {
+  int bytes = WINDOW * 16384;
+  if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof bytes)) die("SO_RCVBUFFORCE");
+}
+
 /* Whether the other end has closed `control`, or said something. */
 static int told(int control) {
   struct pollfd p = {.fd = control, .events = POLLIN};
@@ -123,6 +130,7 @@ static void serve_datagrams(int control, const struct request *r) {
   int fd = socket(address.ss_family, SOCK_DGRAM, 0);
   ((struct sockaddr_in *)&address)->sin_port = 0;
   if (fd < 0 || bind(fd, (struct sockaddr *)&address, length)) die("bind");
+  make_room(fd);
   getsockname(fd, (struct sockaddr *)&address, &length);
   write_all(control, &((struct sockaddr_in *)&address)->sin_port, sizeof(uint16_t));
 
@@ -212,6 +220,7 @@ int main(int argc, char **argv) {
     read_all(control, &address.sin_port, sizeof address.sin_port);
     int fd = socket(AF_INET, SOCK_DGRAM, 0);
     if (connect(fd, (struct sockaddr *)&address, sizeof address)) die("connect");
+    make_room(fd);
     patience(fd);
     if (kind != RR_UDP) send(fd, "!", 1, 0);
     began = now_ns();
