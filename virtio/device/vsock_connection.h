@@ -19,7 +19,8 @@ namespace minivmm {
 class VsockConnection {
  public:
   static constexpr uint32_t kBufAlloc = 256U << 10;
-  static constexpr size_t kMostKept = size_t{2} * kBufAlloc;  // bytes of memory for what the host has not taken
+  // Bytes of memory for what the host has not taken.
+  static constexpr size_t kMostKept = size_t{2} * kBufAlloc;
 
   enum class State : uint8_t {
     greeting,   // a program of the host has yet to say which port it wants
