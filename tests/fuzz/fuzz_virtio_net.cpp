@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "devices/net/frame_pieces.h"
+#include "tests/fuzz/input.h"
 #include "virtio/device/net_control.h"
 #include "virtio/device/net_offloads.h"
 #include "virtio/device/net_rx.h"
@@ -19,6 +20,7 @@
 namespace {
 
 using namespace minivmm;
+using minivmm::test::Input;
 
 constexpr uint16_t kSize = 16;
 constexpr uint64_t kLow = 0x8000;  // RAM, a hole, RAM
@@ -32,22 +34,6 @@ constexpr uint64_t kQueueBytes = 0x400;
 constexpr uint64_t kAvailAt = 0x100;
 constexpr uint64_t kUsedAt = 0x180;
 constexpr uint64_t kFront = 0x1000;  // all of that
-
-class Input {
- public:
-  Input(const uint8_t* data, size_t size) : data_(data), size_(size) {}
-  bool empty() const { return size_ == 0; }
-  uint8_t byte() {
-    if (size_ == 0) return 0;
-    --size_;
-    return *data_++;
-  }
-  uint16_t word() { return static_cast<uint16_t>(byte() | (byte() << 8)); }
-
- private:
-  const uint8_t* data_;
-  size_t size_;
-};
 
 class Wire final : public NetQueue {
  public:
@@ -251,6 +237,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const size_t front = std::min<size_t>(size / 2, kFront);
   MV_CHECK(memory.write(Gpa{0}, std::as_bytes(std::span(data, front))));
   add_good_rings(memory);
-  run(Input(data + front, size - front), memory);
+  run(Input({data + front, size - front}), memory);
   return 0;
 }

@@ -4,7 +4,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -12,11 +11,13 @@
 #include <span>
 #include <vector>
 
+#include "tests/fuzz/input.h"
 #include "virtio/device/vsock_mux.h"
 
 namespace {
 
 using namespace minivmm;
+using minivmm::test::Input;
 
 constexpr uint64_t kCid = 3;
 
@@ -43,26 +44,6 @@ class Host final : public VsockHost {
     programs.emplace_back(fds[1]);
     return UniqueFd(fds[0]);
   }
-};
-
-class Input {
- public:
-  explicit Input(std::span<const uint8_t> data) : data_(data) {}
-  bool empty() const { return data_.empty(); }
-  uint8_t byte() {
-    if (data_.empty()) return 0;
-    const uint8_t v = data_.front();
-    data_ = data_.subspan(1);
-    return v;
-  }
-  std::span<const uint8_t> take(size_t n) {
-    const auto out = data_.first(std::min(n, data_.size()));
-    data_ = data_.subspan(out.size());
-    return out;
-  }
-
- private:
-  std::span<const uint8_t> data_;
 };
 
 }  // namespace

@@ -7,32 +7,18 @@
 #include <cstring>
 #include <vector>
 
+#include "tests/fuzz/input.h"
 #include "virtio/virtqueue.h"
 
 namespace {
 
 using namespace minivmm;
+using minivmm::test::Input;
 
 constexpr uint16_t kSize = 16;
 constexpr uint64_t kLow = 0x4000;  // RAM, a hole, RAM
 constexpr Gpa kHigh{0x6000};
 constexpr VirtqueueLayout kLayout{kSize, Gpa{0}, Gpa{0x400}, Gpa{0x800}};
-
-class Input {
- public:
-  Input(const uint8_t* data, size_t size) : data_(data), size_(size) {}
-  bool empty() const { return size_ == 0; }
-  uint8_t byte() {
-    if (size_ == 0) return 0;
-    --size_;
-    return *data_++;
-  }
-  uint16_t word() { return static_cast<uint16_t>(byte() | (byte() << 8)); }
-
- private:
-  const uint8_t* data_;
-  size_t size_;
-};
 
 // Reads and writes all of a chain, as a device might.
 void use(Chain& chain) {
@@ -111,6 +97,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   MV_CHECK(memory.write(Gpa{0}, std::as_bytes(std::span(data, ring))));
   // Mostly-zero memory is what a mutator finds hardest to make sense of, so the rings' tail serves as both.
   const size_t script = size > 0x1000 ? 0x1000 : size / 2;
-  run(Input(data + script, size - script), memory);
+  run(Input({data + script, size - script}), memory);
   return 0;
 }

@@ -165,8 +165,7 @@ void NetPair::arm_timer() {
   const itimerspec when{
       .it_interval = {},
       .it_value = {.tv_sec = 0, .tv_nsec = std::chrono::nanoseconds(NetTxHold::kLongest).count()}};
-  [[maybe_unused]] const int armed = ::timerfd_settime(timer_.get(), 0, &when, nullptr);
-  MV_CHECK(armed == 0);
+  MV_CHECK(::timerfd_settime(timer_.get(), 0, &when, nullptr) == 0);
 }
 
 // Whether what is held has been so for long.
